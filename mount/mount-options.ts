@@ -1,0 +1,64 @@
+/** What may follow `-o`: mount(8)'s options that make sense for Shoal. */
+import type { AccessTimePolicy } from '../src/domain/access-time.ts'
+import { UsageError } from '../src/domain/errors.ts'
+
+/** Passed on to mount(8). */
+const passedOn = new Set([
+  'ro',
+  'rw',
+  'suid',
+  'nosuid',
+  'dev',
+  'nodev',
+  'exec',
+  'noexec',
+  'atime',
+  'noatime',
+  'diratime',
+  'nodiratime',
+  'relatime',
+  'norelatime',
+  'strictatime',
+])
+/** Always so: the kernel checks permissions, for every user. */
+const always = ['allow_other', 'default_permissions']
+/** For Shoal itself. */
+const ours = ['nonempty', 'nonamecache']
+
+const known = [...passedOn, ...always, ...ours]
+
+/** Which readings are noted. A mount that is only read notes none. Of two options that contradict each other the last one counts. */
+const accessTimesOf = (given: readonly string[]): AccessTimePolicy => {
+  const last = (options: readonly string[]): string | undefined => given.findLast((option) => options.includes(option))
+  const policy = last(['atime', 'noatime', 'relatime', 'strictatime'])
+  const others =
+    policy === 'noatime' || last(['ro', 'rw']) === 'ro' ? 'never' : policy === 'strictatime' ? 'always' : 'relative'
+  return { others, directories: last(['diratime', 'nodiratime']) === 'nodiratime' ? 'never' : others }
+}
+
+export interface MountOptions {
+  /** For mount(8), without those that every mount has. */
+  forKernel: string[]
+  /** The mount point may have files, which the mount hides. */
+  nonEmpty: boolean
+  /** The kernel may cache names. What else is mounted on directories of the mount goes when another mount changes names. */
+  cacheNames: boolean
+  /** Other users than the one who mounts may use it, if he may say so; root's mounts are for everybody. */
+  allowOther: boolean
+  accessTimes: AccessTimePolicy
+}
+
+/** UsageError for an option that is not known; "a,b" counts as two. */
+export const parseMountOptions = (options: readonly string[]): MountOptions => {
+  const given = options.flatMap((option) => option.split(',')).filter((option) => option !== '')
+  for (const option of given) {
+    if (!known.includes(option)) throw new UsageError(`unknown mount option "${option}"; known are ${known.join(', ')}`)
+  }
+  return {
+    forKernel: given.filter((option) => passedOn.has(option)),
+    nonEmpty: given.includes('nonempty'),
+    cacheNames: !given.includes('nonamecache'),
+    allowOther: given.includes('allow_other'),
+    accessTimes: accessTimesOf(given),
+  }
+}

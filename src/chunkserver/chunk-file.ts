@@ -1,0 +1,261 @@
+/**
+ * One chunk file that is open: its header, its table in memory, and the reads and writes that keep the two and the data together.
+ *
+ * Invariant: the table in memory is what the next read is checked against. For blocks that readers may ask for it changes only
+ * when they are punched, and before the disk lets go of them; appended blocks are for nobody to read until the write is done.
+ * Once a sync failed, no later one can succeed: the kernel may have dropped what it could not write.
+ * Concurrency: reads and syncs may run beside everything; write, seal, punch and note are called one at a time.
+ */
+import { PosixError } from '../domain/errors.ts'
+import { roundUpToBlock } from '../domain/checksum.ts'
+import type { ChunkId } from '../domain/ids.ts'
+import { blockBytes, blocksPerChunk } from '../domain/limits.ts'
+import { takeBuffer } from '../platform/buffer-pool.ts'
+import type { Disk, DiskFile } from '../platform/disk.ts'
+import { ChunkTable, type ByteSpan } from './chunk-table.ts'
+import {
+  dataStart,
+  decodeHeader,
+  encodeHeader,
+  entryBytes,
+  headerBytes,
+  tableStart,
+  type ChunkHeader,
+  type HeaderProblem,
+} from './format.ts'
+
+const zeroBlock = Buffer.alloc(blockBytes)
+const sideBySideBytesMax = 64 * 1024
+
+/** Data that starts at a block boundary, with the checksum of each of its blocks. */
+export interface Piece {
+  data: Buffer
+  checksums: Buffer
+}
+
+export interface ChunkFilePlace {
+  disk: Disk
+  /** The directory that has the file's name. */
+  directory: string
+  path: string
+}
+
+/** Reads the header of a chunk file and how big the file is. */
+export const readHeader = async (
+  file: DiskFile,
+): Promise<{ header: ChunkHeader | HeaderProblem; size: number; allocatedBytes: number }> => {
+  const block = Buffer.alloc(headerBytes)
+  const got = await file.read(block, 0)
+  return { header: decodeHeader(block.subarray(0, got)), ...(await file.stat()) }
+}
+
+export class ChunkFile {
+  readonly #place: ChunkFilePlace
+  readonly #file: DiskFile
+  readonly #table: ChunkTable
+  #header: ChunkHeader
+  /** Counts writes; a sync covers all that were done when it started. An opened file may have older ones. */
+  #writes = 1
+  #synced = 0
+  #nameDurable = false
+  #syncing: Promise<void> | undefined
+  #syncFailure: Error | undefined
+  #closed = false
+
+  private constructor(place: ChunkFilePlace, file: DiskFile, header: ChunkHeader, table: ChunkTable) {
+    this.#place = place
+    this.#file = file
+    this.#header = header
+    this.#table = table
+  }
+
+  /** A new, empty chunk. EEXIST when there is a file of that name. */
+  static async create(place: ChunkFilePlace, id: { clusterId: string; chunkId: ChunkId }): Promise<ChunkFile> {
+    const header: ChunkHeader = { ...id, sealed: false, length: 0, corrupt: false }
+    const file = await place.disk.open(place.path, { create: true, exclusive: true })
+    try {
+      await file.write([encodeHeader(header)], 0)
+    } catch (error) {
+      await file.close().catch(() => undefined)
+      await place.disk.unlink(place.path).catch(() => undefined)
+      throw error
+    }
+    return new ChunkFile(place, file, header, new ChunkTable(id.chunkId, blocksPerChunk))
+  }
+
+  /** A chunk that is there. EIO when its header is not that of this chunk. */
+  static async open(place: ChunkFilePlace, chunkId: ChunkId): Promise<ChunkFile> {
+    const file = await place.disk.open(place.path)
+    try {
+      const { header } = await readHeader(file)
+      if ('problem' in header) throw new PosixError('EIO', `${place.path}: the header is ${header.problem}`)
+      if (header.chunkId !== chunkId) throw new PosixError('EIO', `${place.path}: it is chunk ${header.chunkId}`)
+      const blocks = header.sealed ? header.length / blockBytes : blocksPerChunk
+      const table = new ChunkTable(chunkId, blocks)
+      const bytes = Buffer.alloc(blocks * entryBytes)
+      const got = await file.read(bytes, tableStart)
+      table.load(bytes.subarray(0, got))
+      return new ChunkFile(place, file, header, table)
+    } catch (error) {
+      await file.close().catch(() => undefined)
+      throw error
+    }
+  }
+
+  get sealed(): boolean {
+    return this.#header.sealed
+  }
+
+  /** Where the last written block ends, as the table says. */
+  get tableEnd(): number {
+    return this.#table.end() * blockBytes
+  }
+
+  /** Something was written that may not be on disk. */
+  get dirty(): boolean {
+    return this.#synced < this.#writes
+  }
+
+  /** A sync failed: nobody knows which part of what was written is on disk. */
+  get syncFailed(): boolean {
+    return this.#syncFailure !== undefined
+  }
+
+  stat(): Promise<{ size: number; allocatedBytes: number }> {
+    return this.#file.stat()
+  }
+
+  matches(offset: number, checksums: Buffer): boolean {
+    return this.#table.matches(offset / blockBytes, checksums)
+  }
+
+  /** Whole blocks within the chunk, and which of them are not what was written. The data is from the buffer pool. */
+  async read(offset: number, length: number): Promise<Piece & { wrong: ByteSpan[] }> {
+    const data = takeBuffer(length)
+    const got = await this.#file.read(data, dataStart + offset)
+    if (got < length) data.fill(0, got)
+    // After the read: a block that was punched meanwhile is known as punched by now.
+    const wrong = this.#table.check(data, offset)
+    return { data, checksums: this.#table.checksums(offset / blockBytes, (offset + length) / blockBytes), wrong }
+  }
+
+  /**
+   * Writes pieces one after another from this offset, each filled up to whole blocks with zeros, then their table entries.
+   * When it fails, the blocks are "never written" again as far as the disk obeys. Returns the bytes written.
+   */
+  async write(offset: number, pieces: readonly Piece[]): Promise<number> {
+    const buffers: Buffer[] = []
+    const first = offset / blockBytes
+    let end = first
+    for (const { data, checksums } of pieces) {
+      buffers.push(data)
+      const padding = roundUpToBlock(data.length) - data.length
+      if (padding > 0) buffers.push(zeroBlock.subarray(0, padding))
+      this.#table.setWritten(end, checksums)
+      end += checksums.length / 4
+    }
+    this.#writes++
+    const entries = [this.#table.encode(first, end)]
+    const data = this.#file.write(buffers, dataStart + offset)
+    // Side by side it is sooner done; but a long write keeps the file's lock, and the other would burn a processor waiting for it.
+    if ((end - first) * blockBytes > sideBySideBytesMax) await data.catch(() => undefined)
+    const outcomes = await Promise.allSettled([data, this.#file.write(entries, tableStart + first * entryBytes)])
+    this.#writes++
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+    if (failed) {
+      await this.cut(offset).catch(() => undefined)
+      throw failed.reason
+    }
+    return (end - first) * blockBytes
+  }
+
+  /** Marks blocks as a hole without writing data; for copies of blocks of zeros. */
+  async writeHole(offset: number, length: number): Promise<void> {
+    const first = offset / blockBytes
+    const end = first + length / blockBytes
+    this.#table.setPunched(first, end)
+    this.#writes++
+    await this.#file.write([this.#table.encode(first, end)], tableStart + first * entryBytes)
+    this.#writes++
+  }
+
+  /** Makes everything from this offset "never written". */
+  async cut(offset: number): Promise<void> {
+    const first = offset / blockBytes
+    const end = Math.max(this.#table.end(), first)
+    this.#table.clear(first, end)
+    this.#writes++
+    if (end > first) await this.#file.write([Buffer.alloc((end - first) * entryBytes)], tableStart + first * entryBytes)
+    if ((await this.#file.stat()).size > dataStart + offset) await this.#file.truncate(dataStart + offset)
+    this.#writes++
+  }
+
+  /** Resolves when all that was written before the call is on disk. Calls at the same time share one fdatasync. */
+  async sync(): Promise<void> {
+    const target = this.#writes
+    while (this.#synced < target) {
+      if (this.#syncFailure !== undefined) throw this.#syncFailure
+      this.#syncing ??= this.#syncOnce()
+      await this.#syncing
+    }
+  }
+
+  async #syncOnce(): Promise<void> {
+    const covers = this.#writes
+    try {
+      await this.#file.sync()
+      if (!this.#nameDurable) await this.#place.disk.syncDirectory(this.#place.directory)
+      this.#nameDurable = true
+      this.#synced = covers
+    } catch (error) {
+      this.#syncFailure = error instanceof Error ? error : new Error(String(error))
+      throw error
+    } finally {
+      this.#syncing = undefined
+    }
+  }
+
+  /** Cuts the chunk to this length and seals it, durably. What is on disk is an open chunk or the sealed one, never between. */
+  async seal(length: number): Promise<void> {
+    // The data first: a header that says "sealed" promises that it is there.
+    await this.sync()
+    const header: ChunkHeader = { ...this.#header, sealed: true, length }
+    this.#writes++
+    await this.#file.write([encodeHeader(header)], 0)
+    this.#writes++
+    await this.sync()
+    this.#header = header
+    this.#table.clear(length / blockBytes, this.#table.end())
+    if ((await this.#file.stat()).size > dataStart + length) await this.#file.truncate(dataStart + length)
+  }
+
+  /** Writes down that this replica of a sealed chunk is corrupt. Not synced: a read would find it again. */
+  async noteCorrupt(): Promise<void> {
+    const header: ChunkHeader = { ...this.#header, corrupt: true }
+    this.#writes++
+    await this.#file.write([encodeHeader(header)], 0)
+    this.#writes++
+    this.#header = header
+  }
+
+  /** Frees whole blocks, durably known as punched before the disk lets go of them. */
+  async punch(ranges: readonly ByteSpan[]): Promise<void> {
+    for (const { offset, length } of ranges) {
+      const first = offset / blockBytes
+      const end = first + length / blockBytes
+      if (!this.#table.setPunched(first, end)) continue
+      this.#writes++
+      await this.#file.write([this.#table.encode(first, end)], tableStart + first * entryBytes)
+      this.#writes++
+    }
+    await this.sync()
+    for (const { offset, length } of ranges) await this.#file.punch({ offset: dataStart + offset, length })
+  }
+
+  /** Harmless when called again. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#file.close()
+  }
+}

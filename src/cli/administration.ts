@@ -1,0 +1,142 @@
+/**
+ * What the commands that look after a cluster share: which master they speak to, how they print, and how they follow something
+ * that takes a while.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Command } from 'commander'
+import { Option } from 'commander'
+import type { AdminCall } from '../main/admin-client.ts'
+import { adminClient } from '../main/admin-client.ts'
+import { UsageError } from '../domain/errors.ts'
+import { argument } from './failure.ts'
+import { defaultMasterAddress, parseAddress, parseMountSource } from './address.ts'
+import { isShoal, mountPointPath, parseMountInfo } from './mount-table.ts'
+import { readFile } from 'node:fs/promises'
+import { parseDurationMs } from './quantity.ts'
+import { TerminalLine } from './terminal-line.ts'
+import { readUpState } from './up-state.ts'
+
+export interface AdminOptions {
+  master?: string
+  json?: boolean
+  timeout: number
+}
+
+/** Adds the options that each of these commands takes. */
+export const withAdminOptions = (command: Command, { json = true }: { json?: boolean } = {}): Command => {
+  command.addOption(
+    new Option(
+      '--master <host:port>',
+      'the master (default: $SHOAL_MASTER, or the cluster in ./.shoal, or 127.0.0.1:9320)',
+    ).argParser(argument(parseAddress)),
+  )
+  if (json) command.option('--json', 'print JSON')
+  return command.option('--timeout <duration>', 'how long to wait for an answer', argument(parseDurationMs), 10_000)
+}
+
+/** SHOAL_MASTER, or the cluster that was started here by `shoal up`, or the default port on this machine. */
+export const defaultMaster = async (): Promise<string> => {
+  const fromEnvironment = process.env['SHOAL_MASTER']
+  if (fromEnvironment !== undefined && fromEnvironment !== '') return parseAddress(fromEnvironment)
+  const local = await readUpState('.shoal')
+  return local === undefined ? defaultMasterAddress : `127.0.0.1:${local.masterPort}`
+}
+
+/** Runs with a connection to the master, and closes it. */
+export const withMaster = async <T>(
+  options: { master?: string; timeout: number },
+  work: (call: AdminCall, master: string) => Promise<T>,
+): Promise<T> => {
+  const master = options.master ?? (await defaultMaster())
+  const { grpcTransport } = await import('../platform/grpc-transport.ts')
+  const rpc = grpcTransport()
+  try {
+    return await work(adminClient(rpc, master, options.timeout), master)
+  } finally {
+    await rpc.close()
+  }
+}
+
+/**
+ * A path as it was typed: within a mount of Shoal on this machine it is that file, and the mount's master is asked; with --master, or
+ * elsewhere, it is a path from the root of the cluster. Nothing that is mounted is touched, so a mount that hangs does no harm.
+ */
+export const resolveClusterPath = async (
+  path: string,
+  given: string | undefined,
+): Promise<{ path: string; master: string | undefined }> => {
+  if (given === undefined) {
+    const absolute = await mountPointPath(path)
+    const entries = parseMountInfo(await readFile('/proc/self/mountinfo', 'latin1'))
+    const inside = entries
+      .filter((entry) => absolute === entry.mountPoint || absolute.startsWith(`${entry.mountPoint}/`))
+      .toSorted((a, b) => a.mountPoint.length - b.mountPoint.length)
+      .at(-1)
+    if (inside && isShoal(inside)) {
+      const source = parsedSource(inside.source)
+      if (source) {
+        const below = absolute.slice(inside.mountPoint.length)
+        return { path: `${source.rootPath === '/' ? '' : source.rootPath}${below}` || '/', master: source.master }
+      }
+    }
+  }
+  if (!path.startsWith('/')) {
+    throw new UsageError(
+      `${path} is in no mount of Shoal; name a file in a mount, or a path of the cluster that begins with /`,
+    )
+  }
+  return { path, master: given }
+}
+
+const parsedSource = (source: string): { master: string; rootPath: string } | undefined => {
+  try {
+    return parseMountSource(source.replace(/^shoal[:#]/, ''))
+  } catch {
+    return undefined
+  }
+}
+
+/** JSON with numbers where messages have bigints, and text where they have bytes. */
+export const json = (value: unknown): string =>
+  `${JSON.stringify(
+    value,
+    (_key, item: unknown) => {
+      if (typeof item === 'bigint') return Number(item)
+      if (isBufferJson(item)) return Buffer.from(item.data).toString('utf8')
+      return item
+    },
+    2,
+  )}\n`
+
+/** What a Buffer has become before a replacer sees it. */
+const isBufferJson = (item: unknown): item is { data: number[] } =>
+  typeof item === 'object' && item !== null && 'type' in item && item.type === 'Buffer' && 'data' in item
+
+export const print = (lines: readonly string[]): void => {
+  process.stdout.write(`${lines.join('\n')}\n`)
+}
+
+/** Looks every second until there is nothing left to wait for, with a line that is replaced in place on a terminal. */
+export const follow = async <T>(
+  look: () => Promise<T>,
+  options: { line: (value: T) => string; isOver: (value: T) => boolean },
+): Promise<T> => {
+  const terminal = new TerminalLine(process.stderr)
+  for (;;) {
+    const value = await look()
+    if (options.isOver(value)) {
+      terminal.clear()
+      return value
+    }
+    terminal.show(options.line(value))
+    await sleep(500)
+  }
+}
+
+/** A server's number. */
+export const parseServerId = (text: string): number => {
+  const id = /^\d+$/.test(text) ? Number(text) : 0
+  if (id < 1 || id > 0xffff_ffff)
+    throw new UsageError('It has to be the number of a chunk server, as shoal servers shows it.')
+  return id
+}

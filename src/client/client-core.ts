@@ -1,0 +1,301 @@
+/**
+ * What all parts of the client's file system share: the session, the leases and what is cached under them, the guard around each
+ * operation, and how attributes in replies become knowledge.
+ *
+ * Attributes are kept only when they come with the present lease on their inode; of several the one with the greatest change number
+ * counts. Every request that changes something answers with the attributes of all that it changed, so what is kept stays right although
+ * the master does not recall a lease for what its own holder changes.
+ */
+import type { AccessTimePolicy } from '../domain/access-time.ts'
+import { PosixError } from '../domain/errors.ts'
+import { asIno } from '../domain/ids.ts'
+import type { Ino } from '../domain/ids.ts'
+import type { Timespec } from '../domain/time.ts'
+import type { Clock } from '../platform/clock.ts'
+import type { Log } from '../platform/log.ts'
+import type { AttributesAndLease, Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { Attributes as WireAttributes } from '../protocol/gen/shoal/v1/types.pb.ts'
+import { AccessTimes } from './access-times.ts'
+import type { Cached, KnownAttributes } from './cached.ts'
+import { ChangesInFlight } from './changes-in-flight.ts'
+import type { ChunkConnections } from './chunks/connections.ts'
+import type { ChunkReader } from './chunks/reader.ts'
+import type { ChunkWriter } from './chunks/writer.ts'
+import type { Attributes, Context, Entry } from './file-system.ts'
+import { FrontEnd } from './front-end.ts'
+import { Inodes } from './inode.ts'
+import type { Inode } from './inode.ts'
+import { Journal } from './journal.ts'
+import type { JournalFailure } from './journal.ts'
+import { Leases } from './leases.ts'
+import { Names } from './names.ts'
+import { OperationGuard } from './operation-guard.ts'
+import type { Operation, Result, ResultName, ResultValue } from './requests.ts'
+import type { Session } from './session.ts'
+import { WriteBehind } from './write-behind.ts'
+
+/** What is made once the session is open. */
+export interface DataPath {
+  session: Session
+  connections: ChunkConnections
+  writer: ChunkWriter
+  reader: ChunkReader
+}
+
+export interface ClientCoreOptions {
+  clock: Clock
+  log: Log
+  limits: { leasesMax: number; namesMax: number }
+  accessTimes: AccessTimePolicy
+  /** A lease is being given back: what is buffered is committed, what is cached of the content dropped. */
+  reduce: (ino: Ino, to: 'none' | 'read') => Promise<void>
+  flush: (inode: Inode) => Promise<void>
+  /** These changes that had been answered were refused or lost. What was known of their inodes has been dropped. */
+  failed: (failures: readonly JournalFailure[]) => void
+}
+
+export class ClientCore {
+  readonly clock: Clock
+  readonly log: Log
+  readonly leases: Leases
+  readonly inodes: Inodes
+  readonly names: Names
+  readonly frontEnd: FrontEnd
+  readonly guard: OperationGuard
+  readonly accessTimes: AccessTimes
+  readonly journal: Journal
+  readonly changesInFlight = new ChangesInFlight()
+  readonly writeBehind: WriteBehind
+  /** Closes and flushes that nobody waits for. */
+  readonly background = new Set<Promise<void>>()
+  readonly #reduce: ClientCoreOptions['reduce']
+  readonly #failed: ClientCoreOptions['failed']
+  /** What is buffered of a file is committed, in the order of the journal. */
+  readonly flush: ClientCoreOptions['flush']
+  #path: DataPath | undefined
+
+  constructor({ clock, log, limits, accessTimes, reduce, flush, failed }: ClientCoreOptions) {
+    this.clock = clock
+    this.log = log
+    this.#reduce = reduce
+    this.#failed = failed
+    this.flush = flush
+    this.leases = new Leases(
+      {
+        nowMs: () => clock.nowMs(),
+        isConfirmed: () => this.session.isConfirmed(),
+        whenConfirmed: (signal) => this.session.whenConfirmed(signal),
+        returnLease: (lease) => this.session.returnLease(lease),
+      },
+      {
+        reduce: (ino, to, cached) => this.#giveUp(ino, to, cached),
+        gone: (ino, cached) => this.#gone(ino, cached),
+      },
+      { leasesMax: limits.leasesMax },
+    )
+    this.inodes = new Inodes((ino) => this.leases.cached(ino))
+    this.names = new Names({ namesMax: limits.namesMax })
+    this.frontEnd = new FrontEnd({
+      leases: this.leases,
+      nowMs: () => clock.nowMs(),
+      confirmedForMs: () => this.session.confirmedForMs(),
+    })
+    this.guard = new OperationGuard(clock, log)
+    this.accessTimes = new AccessTimes({
+      clock,
+      policy: accessTimes,
+      send: (ino, time) => this.#sendAccess(ino, time),
+      changed: (ino) => void this.frontEnd.forgetAttributes(ino, this.leases.cached(ino)),
+    })
+    this.journal = new Journal({
+      clock,
+      send: (entries) =>
+        this.session.call({ $case: 'journal', value: { entries } }, 'journal', { deadlineMs: Infinity }),
+      failed: (failures) => this.#journalFailed(failures),
+    })
+    this.writeBehind = new WriteBehind(this)
+  }
+
+  /** Before the first operation. */
+  start(path: DataPath): void {
+    this.#path = path
+  }
+
+  get data(): DataPath {
+    if (this.#path === undefined) throw new Error('the file system has not been started')
+    return this.#path
+  }
+
+  get session(): Session {
+    return this.data.session
+  }
+
+  get root(): Ino {
+    return asIno(this.session.welcome.rootIno)
+  }
+
+  isMasterAway(): boolean {
+    return this.session.state !== 'open'
+  }
+
+  /** An operation of the port. */
+  run<T>(context: Context | undefined, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return this.guard.run(context?.signal, work)
+  }
+
+  call<Name extends ResultName>(
+    operation: Operation,
+    name: Name,
+    signal?: AbortSignal,
+    hooks: { late?: (result: Result) => void; outcome?: (result: Result | undefined) => void } = {},
+  ): Promise<ResultValue<Name>> {
+    this.journal.push()
+    return this.session.call(operation, name, { signal, ...hooks })
+  }
+
+  /** Everything that was done to these inodes here is durable at the master, or has failed. */
+  async settled(ino: Ino): Promise<void> {
+    const cached = this.leases.cached(ino)
+    if (cached !== undefined) await this.journal.settled(cached.journaled)
+  }
+
+  /** A request of the client's own, which waits for as long as it takes. */
+  persist<Name extends ResultName>(operation: Operation, name: Name): Promise<ResultValue<Name>> {
+    if (operation.$case !== 'reserveInos') this.journal.push()
+    return this.session.call(operation, name, { deadlineMs: Infinity })
+  }
+
+  inBackground(work: Promise<void>): void {
+    const settled: Promise<void> = work
+      .catch((cause: unknown) => this.log.debug('work in the background failed', { cause }))
+      .finally(() => this.background.delete(settled))
+    this.background.add(settled)
+  }
+
+  async withInode<T>(ino: Ino, work: (inode: Inode) => Promise<T>): Promise<T> {
+    const inode = this.inodes.use(ino)
+    try {
+      return await work(inode)
+    } finally {
+      this.inodes.release(inode)
+    }
+  }
+
+  /**
+   * Takes note of attributes that came with this lease. Gives the newest that are known. EPROTO when there are none.
+   * `under` is what was cached when the request was sent: while that lease is held without a break nobody else can have changed the
+   * inode, so the answer counts also when it brought no lease, because the master is recalling it or has numbered a newer grant.
+   */
+  learn(attributes: WireAttributes | undefined, lease: Lease | undefined, under?: Cached): KnownAttributes {
+    const checked = checkedAttributes(attributes)
+    const cached = this.leases.cached(checked.ino)
+    if (cached !== undefined && (cached === under || this.leases.current(checked.ino, lease)))
+      return cached.learn(checked)
+    const known = this.leases.usableCached(checked.ino)?.attributes
+    return known !== undefined && known.change >= checked.change ? known : checked
+  }
+
+  /**
+   * Takes note of what a request of this client has changed, before anybody gets its answer: older answers to the front end that are still
+   * on their way are not to be believed after it.
+   */
+  learnChanged(changed: readonly AttributesAndLease[]): void {
+    for (const { attributes, lease } of changed) {
+      const { ino } = this.learn(attributes, lease)
+      void this.frontEnd.forgetAttributes(ino, this.leases.cached(ino))
+    }
+  }
+
+  /** Attributes without what is buffered, when they can be told without asking. */
+  known(ino: Ino): KnownAttributes | undefined {
+    return this.leases.usableCached(ino)?.attributes
+  }
+
+  /** As it looks with what is buffered here. */
+  effective(attributes: Attributes): Attributes {
+    return this.accessTimes.overlaid(this.inodes.get(attributes.ino)?.effective(attributes) ?? attributes)
+  }
+
+  /** The front end was given something of an inode to read. */
+  wasRead(ino: Ino): void {
+    const attributes = this.known(ino)
+    if (attributes !== undefined) this.accessTimes.read(this.inodes.get(ino)?.effective(attributes) ?? attributes)
+  }
+
+  /** For how long the front end may believe these attributes. */
+  attributesMs(attributes: Attributes): number {
+    // The times and the space of what is buffered change once more when it is committed.
+    if (this.inodes.get(attributes.ino)?.buffered === true) return 0
+    return this.known(attributes.ino) === attributes ? this.frontEnd.attributesMs(attributes.ino) : 0
+  }
+
+  entry(attributes: KnownAttributes, entryMs: number): Entry {
+    return {
+      attributes: this.effective(attributes),
+      validity: { entryMs, attributesMs: this.attributesMs(attributes) },
+    }
+  }
+
+  /** An entry in the answer to what made it. The front end takes such attributes for new ones whatever was invalidated meanwhile. */
+  madeEntry(attributes: KnownAttributes, entryMs: number): Entry {
+    return { attributes: this.effective(attributes), validity: { entryMs, attributesMs: 0 } }
+  }
+
+  async #giveUp(ino: Ino, to: 'none' | 'read', cached: Cached): Promise<void> {
+    await this.#reduce(ino, to)
+    await this.journal.settled(cached.journaled)
+    if (to === 'read') return
+    this.accessTimes.drop(ino)
+    const isOpen = (this.inodes.get(ino)?.handles ?? 0) > 0
+    await this.frontEnd.withdraw(ino, cached, { data: isOpen })
+  }
+
+  async #sendAccess(ino: Ino, time: Timespec): Promise<void> {
+    const under = this.leases.cached(ino)
+    if (under?.attributes?.nlink === 0) return
+    // A time of access is nothing that an unmount should wait for a master for.
+    if (!this.isMasterAway() && this.writeBehind.accessed(ino, time)) return
+    const end = this.changesInFlight.begin([ino])
+    try {
+      const { attributes, lease } = await this.call(
+        { $case: 'accessed', value: { ino, time } },
+        'attributesAndLease',
+        undefined,
+        {
+          outcome: (result) => {
+            end()
+            if (result?.$case === 'attributesAndLease') this.learnChanged([result.value])
+          },
+        },
+      )
+      this.learn(attributes, lease, under)
+    } catch (cause) {
+      this.log.debug('a time of access was lost', { ino, cause })
+    }
+  }
+
+  #journalFailed(failures: readonly JournalFailure[]): void {
+    for (const ino of new Set(failures.flatMap(({ entry }) => entry.inos))) {
+      const cached = this.leases.cached(ino)
+      if (cached === undefined) continue
+      void this.frontEnd.withdraw(ino, cached, { data: true })
+      this.names.gone(ino, cached)
+      cached.attributes = undefined
+      cached.changeSeen = 0n
+    }
+    this.#failed(failures)
+  }
+
+  #gone(ino: Ino, cached: Cached): void {
+    this.names.gone(ino, cached)
+    const inode = this.inodes.get(ino)
+    if (inode !== undefined) this.inodes.forgetIdle(inode)
+  }
+}
+
+export const checkedAttributes = (attributes: WireAttributes | undefined): KnownAttributes => {
+  if (attributes?.atime && attributes.mtime && attributes.ctime && attributes.btime) {
+    return attributes as KnownAttributes
+  }
+  throw new PosixError('EPROTO', 'the master answered without attributes')
+}

@@ -1,0 +1,97 @@
+/**
+ * Reads one open directory in pages from the master. The kernel asks for less at a time than a page has, so the rest of a page is kept
+ * for its next request. What a page brings under leases is noted when it arrives; of an entry of a kept page those attributes are told
+ * that are known at that moment, because the page's own may be old by then.
+ *
+ * Invariant: between the moment when an entry with attributes is handed over and the return of `list` nothing is waited for, so that what
+ * was said of its validity still holds when the answer goes out. So with `plus` a listing ends with each page.
+ */
+import type { Ino } from '../domain/ids.ts'
+import { asIno } from '../domain/ids.ts'
+import { S_IFDIR } from '../domain/mode.ts'
+import type { DirectoryEntry as WireEntry, ReaddirReply } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { KnownAttributes } from './cached.ts'
+
+export const pageEntries = 512
+const dot = Buffer.from('.')
+const dotDot = Buffer.from('..')
+
+export interface Listed {
+  name: Buffer
+  ino: Ino
+  type: number
+  cookie: bigint
+  attributes?: KnownAttributes
+}
+
+export interface ListingSource {
+  /** Asks the master, and takes note of what came with leases; gives the newest attributes of the entries. */
+  fetch(request: { ino: Ino; cookie: bigint; entriesMax: number; plus: boolean }): Promise<{
+    reply: ReaddirReply
+    attributes: readonly (KnownAttributes | undefined)[]
+  }>
+  /** Attributes that can be told without asking. */
+  known(ino: Ino): KnownAttributes | undefined
+}
+
+interface Page {
+  after: bigint
+  entries: readonly WireEntry[]
+  end: boolean
+}
+
+interface Fetched {
+  page: Page
+  attributesOf(index: number): KnownAttributes | undefined
+}
+
+export class DirectoryListing {
+  readonly ino: Ino
+  readonly #root: Ino
+  readonly #source: ListingSource
+  #page: Page | undefined
+  #parent: Ino
+
+  constructor(ino: Ino, root: Ino, source: ListingSource) {
+    this.ino = ino
+    this.#root = root
+    this.#source = source
+    this.#parent = root
+  }
+
+  /** Entries after the cookie until `accept` says false, or with `plus` a page ends; none only at the end of the directory. */
+  async list(cookie: bigint, options: { plus: boolean }, accept: (entry: Listed) => boolean): Promise<void> {
+    let after = cookie > 2n ? cookie : 0n
+    let fetched = await this.#pageAfter(after, options.plus, cookie === 0n)
+    if (cookie < 1n && !accept({ name: dot, ino: this.ino, type: S_IFDIR, cookie: 1n })) return
+    if (cookie < 2n && !accept({ name: dotDot, ino: this.#parent, type: S_IFDIR, cookie: 2n })) return
+    for (;;) {
+      for (const [index, entry] of fetched.page.entries.entries()) {
+        if (entry.cookie <= after) continue
+        const listed: Listed = { name: entry.name, ino: asIno(entry.ino), type: entry.type, cookie: entry.cookie }
+        const attributes = options.plus ? fetched.attributesOf(index) : undefined
+        if (attributes !== undefined) listed.attributes = attributes
+        if (!accept(listed)) return
+        after = entry.cookie
+      }
+      if (options.plus || fetched.page.end) return
+      fetched = await this.#pageAfter(after, false, true)
+    }
+  }
+
+  /** With at least one entry after the cookie, unless that is the end. */
+  async #pageAfter(cookie: bigint, plus: boolean, again: boolean): Promise<Fetched> {
+    const kept = this.#page
+    if (kept !== undefined && !again) {
+      const last = kept.entries.at(-1)
+      const within =
+        cookie >= kept.after && last !== undefined && (cookie < last.cookie || (cookie === last.cookie && kept.end))
+      if (within) return { page: kept, attributesOf: (index) => this.#source.known(asIno(kept.entries[index]!.ino)) }
+    }
+    const { reply, attributes } = await this.#source.fetch({ ino: this.ino, cookie, entriesMax: pageEntries, plus })
+    this.#parent = this.ino === this.#root ? this.#root : asIno(reply.parent)
+    const page = { after: cookie, entries: reply.entries, end: reply.end }
+    this.#page = page
+    return { page, attributesOf: (index) => attributes[index] }
+  }
+}

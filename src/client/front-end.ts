@@ -1,0 +1,89 @@
+/**
+ * What the front end (the kernel, behind a mount) may believe of what it was told, and taking it back before a lease is returned.
+ *
+ * It is told a time for everything: as long as the session's lease lasts for certain. So it stops believing by itself when this process is
+ * stopped or cut off. When a lease is recalled it is told at once, and the lease is returned only after that took effect.
+ *
+ * Invariant: a validity above 0 is told only while the lease is usable, in the same turn in which the answer is handed over.
+ * Invariant: what the front end believes of an inode it was told under the lease whose record says until when.
+ */
+import type { Ino } from '../domain/ids.ts'
+import type { Cached } from './cached.ts'
+import type { Invalidations, Validity } from './file-system.ts'
+import type { Leases } from './leases.ts'
+
+/** The front end starts to count when it gets to the answer: it may believe something for a little longer than it was told. */
+const delayMsMax = 10_000
+
+export const nothingValid: Validity = { entryMs: 0, attributesMs: 0 }
+
+export interface FrontEndOptions {
+  leases: Leases
+  nowMs(): number
+  /** For how long leases count, whatever happens. */
+  confirmedForMs(): number
+}
+
+export class FrontEnd {
+  readonly #leases: Leases
+  readonly #nowMs: () => number
+  readonly #confirmedForMs: () => number
+  #receiver: Invalidations | undefined
+
+  constructor({ leases, nowMs, confirmedForMs }: FrontEndOptions) {
+    this.#leases = leases
+    this.#nowMs = nowMs
+    this.#confirmedForMs = confirmedForMs
+  }
+
+  attach(receiver: Invalidations): void {
+    this.#receiver = receiver
+  }
+
+  /** For how long the cached attributes of an inode may be believed that are being told now. */
+  attributesMs(ino: Ino): number {
+    const cached = this.#leases.usableCached(ino)
+    if (cached?.attributes === undefined || this.#receiver === undefined) return 0
+    const ms = Math.floor(this.#confirmedForMs())
+    cached.attributesToldMs = Math.max(cached.attributesToldMs, this.#nowMs() + ms)
+    return ms
+  }
+
+  /** For how long a name of a directory may be believed that is being told now. */
+  namesMs(directory: Ino): number {
+    const cached = this.#leases.usableCached(directory)
+    if (cached === undefined || this.#receiver?.canForgetNames !== true) return 0
+    const ms = Math.floor(this.#confirmedForMs())
+    cached.namesToldMs = Math.max(cached.namesToldMs, this.#nowMs() + ms)
+    return ms
+  }
+
+  /** Everything that was told under this lease is not to be believed any longer; undefined: that took effect at once. */
+  withdraw(ino: Ino, cached: Cached, options: { data: boolean }): Promise<void> | undefined {
+    if (options.data) this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
+    if (this.#believes(cached.namesToldMs)) this.#receiver?.forgetNames()
+    return this.forgetAttributes(ino, cached)
+  }
+
+  /**
+   * Attributes that were told are old. Also for what this client has changed itself, before the answer: an older answer that is still on
+   * its way would otherwise be believed after it.
+   */
+  forgetAttributes(ino: Ino, cached: Cached | undefined): Promise<void> | undefined {
+    if (cached === undefined || !this.#believes(cached.attributesToldMs)) return undefined
+    return this.#receiver?.forgetAttributes(ino)
+  }
+
+  /**
+   * A name went from one directory to another by an operation of the front end, which believes it there for as long as it did here. When
+   * that is not covered by a lease it must forget it.
+   */
+  moved(from: Ino, to: Ino): void {
+    if (from === to || !this.#believes(this.#leases.cached(from)?.namesToldMs ?? 0)) return
+    if (this.namesMs(to) === 0) this.#receiver?.forgetNames()
+  }
+
+  #believes(untilMs: number): boolean {
+    return untilMs > 0 && this.#nowMs() < untilMs + delayMsMax
+  }
+}

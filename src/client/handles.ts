@@ -1,0 +1,84 @@
+/** The open files and directories of this client, by their handles. Handles are never used again. */
+import { PosixError } from '../domain/errors.ts'
+import type { DirectoryListing } from './directory-listing.ts'
+import type { Handle } from './file-system.ts'
+import type { Inode } from './inode.ts'
+import { ReadAhead } from './read-ahead.ts'
+import type { ErrorCursor } from './write-errors.ts'
+
+export interface FileHandle {
+  kind: 'file'
+  id: Handle
+  inode: Inode
+  /** As given to open(2). */
+  flags: number
+  errors: ErrorCursor
+  readAhead: ReadAhead
+}
+
+export interface DirectoryHandle {
+  kind: 'directory'
+  id: Handle
+  listing: DirectoryListing
+}
+
+export class Handles {
+  readonly #handles = new Map<Handle, FileHandle | DirectoryHandle>()
+  #last = 0n
+
+  addFile(inode: Inode, flags: number): FileHandle {
+    const handle: FileHandle = {
+      kind: 'file',
+      id: ++this.#last,
+      inode,
+      flags,
+      errors: inode.errors.cursor(),
+      readAhead: new ReadAhead(),
+    }
+    inode.handles++
+    this.#handles.set(handle.id, handle)
+    return handle
+  }
+
+  addDirectory(listing: DirectoryListing): Handle {
+    const id = ++this.#last
+    this.#handles.set(id, { kind: 'directory', id, listing })
+    return id
+  }
+
+  find(id: Handle): FileHandle | undefined {
+    const file = this.#handles.get(id)
+    return file?.kind === 'file' ? file : undefined
+  }
+
+  /** EBADF; ESTALE when the file was lost with a session. */
+  file(id: Handle): FileHandle {
+    const file = this.#handles.get(id)
+    if (file?.kind !== 'file') throw new PosixError('EBADF')
+    if (file.inode.stale) throw new PosixError('ESTALE', 'the file was removed while the master was away')
+    return file
+  }
+
+  /** EBADF. */
+  directory(id: Handle): DirectoryHandle {
+    const directory = this.#handles.get(id)
+    if (directory?.kind !== 'directory') throw new PosixError('EBADF')
+    return directory
+  }
+
+  isDirectory(id: Handle): boolean {
+    return this.#handles.get(id)?.kind === 'directory'
+  }
+
+  /** EBADF. The inode's count of handles is the caller's to take down. */
+  removeFile(id: Handle): FileHandle {
+    const file = this.#handles.get(id)
+    if (file?.kind !== 'file') throw new PosixError('EBADF')
+    this.#handles.delete(id)
+    return file
+  }
+
+  removeDirectory(id: Handle): void {
+    this.#handles.delete(id)
+  }
+}

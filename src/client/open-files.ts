@@ -1,0 +1,331 @@
+/**
+ * Which files are open: handles of this client, and what the master knows of them. The master is told of the first handle and of the
+ * last; in between it keeps an inode that has lost its last name.
+ */
+import { PosixError } from '../domain/errors.ts'
+import { asIno } from '../domain/ids.ts'
+import type { Ino } from '../domain/ids.ts'
+import { checkMutable, checkUnrestricted } from '../domain/inode-flags.ts'
+import { isDirectory, isRegular, isSymlink, S_IFREG } from '../domain/mode.ts'
+import type { OpenFile } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { ClientCore } from './client-core.ts'
+import type { FileChanges } from './file-changes.ts'
+import type { FileLocks } from './file-locks.ts'
+import { NoSuchName } from './file-system.ts'
+import type { Context, Entry, Handle, Opened } from './file-system.ts'
+import type { Flusher } from './flusher.ts'
+import type { FileHandle, Handles } from './handles.ts'
+import type { Inode } from './inode.ts'
+import { setattrRequest } from './inode-operations.ts'
+import type { InodeOperations } from './inode-operations.ts'
+import type { Made, Namespace } from './namespace.ts'
+import type { Place } from './names.ts'
+import { openFlag } from './open-flags.ts'
+import { callerOf, expectResult } from './requests.ts'
+import type { Operation, Result } from './requests.ts'
+import { orAborted } from './waiting.ts'
+
+const createAttemptsMax = 10
+
+export interface OpenFilesOptions {
+  core: ClientCore
+  handles: Handles
+  flusher: Flusher
+  fileChanges: FileChanges
+  fileLocks: FileLocks
+  inodeOperations: InodeOperations
+  namespace: Namespace
+}
+
+export class OpenFiles {
+  readonly #core: ClientCore
+  readonly #handles: Handles
+  readonly #flusher: Flusher
+  readonly #fileChanges: FileChanges
+  readonly #fileLocks: FileLocks
+  readonly #inodeOperations: InodeOperations
+  readonly #namespace: Namespace
+
+  constructor({ core, handles, flusher, fileChanges, fileLocks, inodeOperations, namespace }: OpenFilesOptions) {
+    this.#core = core
+    this.#handles = handles
+    this.#flusher = flusher
+    this.#fileChanges = fileChanges
+    this.#fileLocks = fileLocks
+    this.#inodeOperations = inodeOperations
+    this.#namespace = namespace
+  }
+
+  open(context: Context, ino: Ino, flags: number): Promise<Opened> {
+    return this.#core.run(context, (signal) =>
+      this.#core.withInode(ino, (inode) =>
+        this.#opening(inode, signal, () => this.#newHandle(context, inode, flags, signal)),
+      ),
+    )
+  }
+
+  create(context: Context, place: Place, mode: number, flags: number): Promise<{ entry: Entry; opened: Opened }> {
+    const value = { ...place, mode: S_IFREG | (mode & 0o7777), rdev: 0, caller: callerOf(context), open: true }
+    const here = this.#createHere(context, place, value.mode, flags)
+    if (here !== undefined) return Promise.resolve(here)
+    return this.#core.run(context, async (signal) => {
+      for (let attempt = 1; ; attempt++) {
+        let made: Made
+        try {
+          made = await this.#namespace.make(place, [], { $case: 'mknod', value }, signal, this.#closeLate)
+        } catch (caught) {
+          const exists = caught instanceof PosixError && caught.code === 'EEXIST'
+          if (!exists || (flags & openFlag.EXCL) !== 0 || attempt === createAttemptsMax) throw caught
+          const existing = await this.#openExisting(context, place, flags, signal)
+          if (existing !== undefined) return existing
+          continue
+        }
+        const { attributes, entryMs } = made
+        return this.#core.withInode(attributes.ino, async (inode) => {
+          inode.opened = 'yes'
+          // Nothing was ever written to it.
+          inode.unsyncedComplete = true
+          const opened = await this.#newHandle(context, inode, flags & ~openFlag.TRUNC, signal)
+          return { entry: this.#core.madeEntry(attributes, entryMs), opened }
+        })
+      }
+    })
+  }
+
+  #createHere(
+    context: Context,
+    place: Place,
+    mode: number,
+    flags: number,
+  ): { entry: Entry; opened: Opened } | undefined {
+    const here = this.#core.writeBehind.make(context, place, { kind: 'mknod', mode, open: true })
+    if (here === undefined) return undefined
+    const { attributes, entryMs } = here.made
+    const inode = this.#core.inodes.use(attributes.ino)
+    inode.opened = 'yes'
+    inode.creation = here.entry
+    inode.unsyncedComplete = true
+    const { id } = this.#handles.addFile(inode, flags & ~openFlag.TRUNC)
+    const opened = { handle: id, keepCache: this.#keepsPages(inode.ino), cacheDirectory: false }
+    this.#core.inodes.release(inode)
+    return { entry: this.#core.madeEntry(attributes, entryMs), opened }
+  }
+
+  tmpfile(context: Context, parent: Ino, mode: number, flags: number): Promise<{ entry: Entry; opened: Opened }> {
+    const value = { parent, mode: mode & 0o7777, caller: callerOf(context) }
+    return this.#core.run(context, async (signal) => {
+      const options = { late: this.#closeLate }
+      const reply = await this.#core.call({ $case: 'tmpfile', value }, 'entry', signal, options)
+      const attributes = this.#core.learn(reply.attributes, reply.lease)
+      return this.#core.withInode(attributes.ino, async (inode) => {
+        inode.opened = 'yes'
+        inode.unsyncedComplete = true
+        const opened = await this.#newHandle(context, inode, flags & ~openFlag.TRUNC, signal)
+        return { entry: this.#core.madeEntry(attributes, 0), opened }
+      })
+    })
+  }
+
+  /** close(2) of one descriptor. */
+  flush(handle: Handle, lockOwner: bigint): Promise<void> {
+    const file = this.#handles.find(handle)
+    if (file !== undefined && this.#isPlain(file, lockOwner)) {
+      const { inode, errors } = file
+      if (inode.dirty.empty) return Promise.resolve()
+      this.#flusher.freeze(inode, { sync: false })
+      return inode.deciding.then(() => inode.errors.check(errors))
+    }
+    // A process that was killed closes its files, too, and its locks must be gone when it is: an interrupt is no reason to keep them.
+    return this.#core.run(undefined, async (signal) => {
+      const { inode, errors } = this.#handles.file(handle)
+      await this.#fileLocks.drop(inode.ino, lockOwner, 'posix', signal)
+      // What comes after a close(2) comes after the data, too; in a small file without waiting for anybody.
+      if (!inode.dirty.empty) {
+        this.#flusher.freeze(inode, { sync: false })
+        await orAborted(inode.deciding, signal)
+      }
+      inode.errors.check(errors)
+    })
+  }
+
+  /** Closing it is nothing that could have to wait for the master. */
+  #isPlain({ inode, errors }: FileHandle, lockOwner: bigint): boolean {
+    if (inode.stale || inode.errors.isNews(errors)) return false
+    if (this.#fileLocks.held.holds(inode.ino, lockOwner, 'posix')) return false
+    if (inode.dirty.empty) return true
+    return inode.planned.kind !== 'unknown' || inode.inline !== undefined || inode.attributes?.size === 0n
+  }
+
+  release(handle: Handle, flockOwner?: bigint): Promise<void> {
+    const file = flockOwner === undefined ? this.#handles.find(handle) : undefined
+    if (file !== undefined) {
+      const { inode } = this.#handles.removeFile(handle)
+      inode.handles--
+      if (inode.handles === 0) this.#core.inBackground(this.#closeAtMaster(inode))
+      return Promise.resolve()
+    }
+    return this.#core.run(undefined, async (signal) => {
+      const { inode } = this.#handles.removeFile(handle)
+      inode.users++
+      try {
+        if (flockOwner !== undefined) await this.#fileLocks.drop(inode.ino, flockOwner, 'flock', signal)
+      } finally {
+        inode.handles--
+        if (inode.handles === 0) this.#core.inBackground(this.#closeAtMaster(inode))
+        this.#core.inodes.release(inode)
+      }
+    })
+  }
+
+  /** For Hello. */
+  holdings(): OpenFile[] {
+    return [...this.#core.inodes.all()]
+      .filter(({ opened, creation }) => opened === 'yes' && creation?.isSent !== false)
+      .map(({ ino }) => ({ ino }))
+  }
+
+  /** In a new session files that are open here are opened again. One that is gone meanwhile gives ESTALE from now on. */
+  reopen(): void {
+    for (const inode of this.#core.inodes.all()) {
+      if (inode.handles === 0 || inode.opened !== 'no') continue
+      inode.opened = this.#sendOpen(inode)
+      inode.opened.catch((cause: unknown) => {
+        if (cause instanceof PosixError) inode.stale = true
+        this.#core.log.warn('an open file could not be opened again', { ino: inode.ino, cause })
+      })
+    }
+  }
+
+  /** Opens at the master, then makes a handle; when there is none in the end, it is closed again. */
+  async #opening<T>(inode: Inode, signal: AbortSignal, makeHandle: () => Promise<T>): Promise<T> {
+    inode.opening++
+    try {
+      await orAborted(this.#openAtMaster(inode), signal)
+      return await makeHandle()
+    } finally {
+      inode.opening--
+      if (inode.handles === 0) this.#core.inBackground(this.#closeAtMaster(inode))
+    }
+  }
+
+  /** The session has the inode open from now on. Shared by all who open it at the same time, so no signal. */
+  async #openAtMaster(inode: Inode): Promise<void> {
+    while (inode.closing !== undefined) await inode.closing
+    if (inode.opened === 'no') inode.opened = this.#sendOpen(inode)
+    if (inode.opened !== 'yes') await inode.opened
+  }
+
+  async #sendOpen(inode: Inode): Promise<void> {
+    inode.users++
+    try {
+      const { attributes, lease } = await this.#core.persist(
+        { $case: 'open', value: { ino: inode.ino } },
+        'attributesAndLease',
+      )
+      inode.opened = 'yes'
+      this.#core.learn(attributes, lease)
+      // Whoever wanted it may have gone meanwhile.
+      if (inode.handles === 0 && inode.opening === 0) this.#core.inBackground(this.#closeAtMaster(inode))
+    } catch (caught) {
+      inode.opened = 'no'
+      throw caught
+    } finally {
+      this.#core.inodes.release(inode)
+    }
+  }
+
+  readonly #closeLate = (result: Result): void => {
+    const { attributes } = expectResult(result, 'entry')
+    if (attributes === undefined) return
+    const operation: Operation = { $case: 'close', value: { ino: attributes.ino } }
+    this.#core.inBackground(this.#core.persist(operation, 'empty').then(() => {}))
+  }
+
+  async #newHandle(context: Context, inode: Inode, flags: number, signal: AbortSignal): Promise<Opened> {
+    await this.#checkFlags(inode.ino, flags, signal)
+    const { id } = this.#handles.addFile(inode, flags)
+    if ((flags & openFlag.TRUNC) !== 0) {
+      try {
+        await this.#fileChanges.resize(inode, setattrRequest(context, inode.ino, { size: 0n }), signal)
+      } catch (caught) {
+        await this.release(id)
+        throw caught
+      }
+    }
+    const keepCache = this.#keepsPages(inode.ino)
+    // What is read of kept pages is never asked for here, so opening counts as reading.
+    if (keepCache && (flags & (openFlag.ACCMODE | openFlag.NOATIME)) === openFlag.RDONLY) this.#core.wasRead(inode.ino)
+    return { handle: id, keepCache, cacheDirectory: false }
+  }
+
+  /** Who opens a file to change it must be allowed to by its flags (chattr(1)), which the front end does not know. EPERM. */
+  async #checkFlags(ino: Ino, flags: number, signal: AbortSignal): Promise<void> {
+    if ((flags & openFlag.ACCMODE) === openFlag.RDONLY && (flags & openFlag.TRUNC) === 0) return
+    const attributes = this.#core.known(ino) ?? (await this.#inodeOperations.ask(ino, signal))
+    if ((flags & openFlag.APPEND) === 0 || (flags & openFlag.TRUNC) !== 0) checkUnrestricted(attributes)
+    else checkMutable(attributes)
+  }
+
+  /**
+   * The front end drops its pages of a file at an open unless it is told to keep them. They are right when they have been read under the
+   * lease that is still held: those that it has after this open are.
+   */
+  #keepsPages(ino: Ino): boolean {
+    const cached = this.#core.leases.usableCached(ino)
+    if (cached === undefined) return false
+    const keeps = cached.hasPages
+    cached.hasPages = true
+    return keeps
+  }
+
+  /** Undefined when it vanished meanwhile. */
+  async #openExisting(
+    context: Context,
+    { parent, name }: Place,
+    flags: number,
+    signal: AbortSignal,
+  ): Promise<{ entry: Entry; opened: Opened } | undefined> {
+    try {
+      const { attributes } = await this.#namespace.find(parent, name, signal)
+      if (isDirectory(attributes.mode)) throw new PosixError('EISDIR')
+      if (isSymlink(attributes.mode)) throw new PosixError('ELOOP')
+      if (!isRegular(attributes.mode)) throw new PosixError('ENXIO')
+      return await this.#core.withInode(asIno(attributes.ino), (inode) =>
+        this.#opening(inode, signal, async () => {
+          const opened = await this.#newHandle(context, inode, flags, signal)
+          try {
+            // The name is looked up again when it is used again: what leads there may have changed while the file was being opened.
+            const now = this.#core.known(inode.ino) ?? (await this.#inodeOperations.ask(inode.ino, signal))
+            return { entry: this.#core.madeEntry(now, 0), opened }
+          } catch (caught) {
+            await this.release(opened.handle)
+            throw caught
+          }
+        }),
+      )
+    } catch (caught) {
+      if (caught instanceof NoSuchName || (caught instanceof PosixError && caught.code === 'ESTALE')) return undefined
+      throw caught
+    }
+  }
+
+  async #closeAtMaster(inode: Inode): Promise<void> {
+    inode.users++
+    try {
+      if (inode.buffered) await this.#flusher.flush(inode, { sync: false })
+      const wanted = inode.handles > 0 || inode.opening > 0
+      if (wanted || inode.opened !== 'yes' || inode.closing !== undefined) return
+      inode.opened = 'no'
+      inode.stale = false
+      if (this.#core.writeBehind.closed(inode)) return
+      inode.closing = this.#core.persist({ $case: 'close', value: { ino: inode.ino } }, 'empty').then(
+        () => {},
+        (cause: unknown) => this.#core.log.debug('a file could not be closed at the master', { ino: inode.ino, cause }),
+      )
+      await inode.closing
+      inode.closing = undefined
+    } finally {
+      this.#core.inodes.release(inode)
+    }
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * Which inodes are open in which sessions: an inode without a name lives on while it is here. In memory only; a session that resumes
+ * after a restart of the master says what it has open.
+ */
+import type { Ino, SessionId } from '../domain/ids.ts'
+import type { OpenGate } from './context.ts'
+
+/** A session beyond is ended: no client has so many files open. */
+export const opensPerSessionMax = 1_000_000
+
+export class OpenTable implements OpenGate {
+  readonly #sessionsOf = new Map<Ino, Set<SessionId>>()
+  readonly #inosOf = new Map<SessionId, Set<Ino>>()
+  readonly #fence: (session: SessionId, reason: string) => void
+
+  /** `fence` ends a session that does not keep the rules; it is called outside of any operation. */
+  constructor(options: { fence: (session: SessionId, reason: string) => void }) {
+    this.#fence = options.fence
+  }
+
+  open(session: SessionId, ino: Ino): void {
+    add(this.#sessionsOf, ino, session)
+    add(this.#inosOf, session, ino)
+    if (this.countOf(session) > opensPerSessionMax) {
+      queueMicrotask(() => this.#fence(session, `it has more than ${opensPerSessionMax} files open`))
+    }
+  }
+
+  close(session: SessionId, ino: Ino): void {
+    remove(this.#sessionsOf, ino, session)
+    remove(this.#inosOf, session, ino)
+  }
+
+  isOpen(ino: Ino, except?: SessionId): boolean {
+    const sessions = this.#sessionsOf.get(ino)
+    if (sessions === undefined) return false
+    return except === undefined || sessions.size > (sessions.has(except) ? 1 : 0)
+  }
+
+  countOf(session: SessionId): number {
+    return this.#inosOf.get(session)?.size ?? 0
+  }
+
+  /** The session is over. Returns the inodes that nobody has open any more. */
+  dropSession(session: SessionId): Ino[] {
+    const closed: Ino[] = []
+    for (const ino of this.#inosOf.get(session) ?? []) {
+      remove(this.#sessionsOf, ino, session)
+      if (!this.#sessionsOf.has(ino)) closed.push(ino)
+    }
+    this.#inosOf.delete(session)
+    return closed
+  }
+}
+
+const add = <K, V>(map: Map<K, Set<V>>, key: K, value: V): void => {
+  const set = map.get(key)
+  if (set) set.add(value)
+  else map.set(key, new Set([value]))
+}
+
+const remove = <K, V>(map: Map<K, Set<V>>, key: K, value: V): void => {
+  const set = map.get(key)
+  if (set?.delete(value) && set.size === 0) map.delete(key)
+}

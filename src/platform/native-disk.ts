@@ -1,0 +1,10 @@
+/** The addon for disks (native/disk.c says what each function does); undefined where it was not built. */
+import { loadAddon } from './native-addon.ts'
+
+export interface NativeDisk {
+  /** 0 or -errno. */
+  punch(fd: number, offset: number, length: number): Promise<number>
+  addressWithin(buffer: Buffer, unit: number): number
+}
+
+export const nativeDisk = loadAddon('src/platform/native', 'shoal_disk') as NativeDisk | undefined

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Makes system calls step by step, as a test says: reads JSON lines, each a list of steps [name, argument...], and prints for each line the
+list of what came of them: {"is": VALUE} or {"fails": ERRNO_NAME}. One process keeps its caches and open files from step to step.
+"""
+import errno
+import json
+import mmap
+import os
+import sys
+
+files = {}
+maps = {}
+
+
+def open_read(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, 1 << 20).decode("latin1")
+    finally:
+        os.close(fd)
+
+
+def open_write(path, text, flags):
+    fd = os.open(path, flags, 0o644)
+    try:
+        os.write(fd, text.encode("latin1"))
+    finally:
+        os.close(fd)
+
+
+def status(path):
+    s = os.lstat(path)
+    return [s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+
+
+def hold(key, path, flags):
+    files[key] = os.open(path, flags)
+
+
+def let_go(key):
+    os.close(files.pop(key))
+
+
+def map_file(key, length):
+    maps[key] = mmap.mmap(files[key], length, mmap.MAP_SHARED, mmap.PROT_READ)
+
+
+steps = {
+    "stat": status,
+    "exists": os.path.lexists,
+    "read": open_read,
+    "list": lambda path: sorted(os.listdir(path)),
+    "readlink": os.readlink,
+    "getxattr": lambda path, name: os.getxattr(path, name).decode("latin1"),
+    "listxattr": lambda path: sorted(os.listxattr(path)),
+    "create": lambda path, text="": open_write(path, text, os.O_WRONLY | os.O_CREAT | os.O_EXCL),
+    "write": lambda path, text: open_write(path, text, os.O_WRONLY),
+    "rewrite": lambda path, text: open_write(path, text, os.O_WRONLY | os.O_TRUNC),
+    "append": lambda path, text: open_write(path, text, os.O_WRONLY | os.O_APPEND),
+    "unlink": os.unlink,
+    "rename": os.rename,
+    "mkdir": os.mkdir,
+    "rmdir": os.rmdir,
+    "link": os.link,
+    "symlink": os.symlink,
+    "chmod": os.chmod,
+    "chown": os.chown,
+    "utime": lambda path, mtime_ns: os.utime(path, ns=(mtime_ns, mtime_ns)),
+    "truncate": os.truncate,
+    "setxattr": lambda path, name, value: os.setxattr(path, name, value.encode("latin1")),
+    "removexattr": os.removexattr,
+    "hold": hold,
+    "let_go": let_go,
+    "pread": lambda key, length, offset: os.pread(files[key], length, offset).decode("latin1"),
+    "pwrite": lambda key, text, offset: os.pwrite(files[key], text.encode("latin1"), offset),
+    "fstat_size": lambda key: os.fstat(files[key]).st_size,
+    "fstat_links": lambda key: os.fstat(files[key]).st_nlink,
+    "map": map_file,
+    "mapped": lambda key, length: maps[key][:length].decode("latin1"),
+    "chdir": os.chdir,
+    "getcwd": os.getcwd,
+}
+
+for line in sys.stdin:
+    results = []
+    for name, *arguments in json.loads(line):
+        try:
+            results.append({"is": steps[name](*arguments)})
+        except OSError as error:
+            results.append({"fails": errno.errorcode.get(error.errno, str(error.errno))})
+    print(json.dumps(results), flush=True)

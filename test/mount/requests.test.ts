@@ -1,0 +1,51 @@
+/** How often the kernel has to ask: counts, not times. */
+import t from 'tap'
+import { Agent } from '../lib/agent.ts'
+import { startCluster } from '../lib/cluster.ts'
+import { countedMount } from '../lib/counted.ts'
+import { needs } from '../lib/needs.ts'
+
+t.test('requests per operation', async (t) => {
+  if (!(await needs(t, { root: true, fuse: true, programs: ['python3'] }))) return
+  const cluster = await startCluster(t, { servers: 1, mounts: 0 })
+  const mount = await countedMount(t, cluster)
+  const { directory } = mount
+  const agent = new Agent(t)
+  const total = (counts: Record<string, number>): number => Object.values(counts).reduce((sum, count) => sum + count, 0)
+  await agent.must(
+    ['mkdir', `${directory}/a`],
+    ['mkdir', `${directory}/a/b`],
+    ['create', `${directory}/a/b/f`, 'text'],
+    ['symlink', 'f', `${directory}/a/b/link`],
+  )
+
+  const looks = [
+    ['stat', `${directory}/a/b/f`],
+    ['stat', `${directory}/a/b`],
+    ['stat', `${directory}/a/b/link`],
+    ['exists', `${directory}/a/b/none`],
+  ] as const
+  // What was written is committed after a second; until then its attributes are not to be believed.
+  await new Promise((resolve) => setTimeout(resolve, 1500))
+  for (let i = 0; i < 2; i++) await agent.must(...looks)
+  const warm = await mount.during(async () => {
+    for (let i = 0; i < 50; i++) await agent.must(...looks)
+  })
+  t.equal(total(warm), 0, 'a warm stat asks nothing, also of a name that is not there', { found: warm })
+
+  await agent.must(['read', `${directory}/a/b/f`])
+  const read = await mount.during(() => agent.must(['read', `${directory}/a/b/f`]))
+  t.notOk(read['read'], 'the second read finds the pages in the cache', { found: read })
+  t.ok(total(read) <= 3, 'open, flush, release', { found: read })
+
+  for (const name of ['n0', 'n1', 'n2']) {
+    const created = await mount.during(() => agent.must(['create', `${directory}/a/b/${name}`, 'four']))
+    // LOOKUP, CREATE, WRITE, FLUSH and RELEASE; GETATTR of the directory that has changed and of the new file, and GETXATTR before the
+    // first write, all answered without the master.
+    t.ok(total(created) <= 8, 'create, write and close', { found: created })
+  }
+  const made = await mount.during(() => agent.must(['mkdir', `${directory}/a/b/d`]))
+  t.ok(total(made) <= 3, 'mkdir', { found: made })
+  const removed = await mount.during(() => agent.must(['unlink', `${directory}/a/b/n0`]))
+  t.ok(total(removed) <= 3, 'unlink', { found: removed })
+})

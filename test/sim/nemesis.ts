@@ -1,0 +1,191 @@
+/**
+ * What goes wrong in a run: which kinds of faults there are is drawn from the seed, some runs have none, then one comes after another, each
+ * for a while. What is broken is mended before a program would have to give up.
+ */
+import type { Random } from '../../src/platform/random.ts'
+import type { SimulatedCluster } from './simulated-cluster.ts'
+import type { SimulatedProcess } from './simulated-process.ts'
+
+export const faultKinds = [
+  'master killed',
+  'chunk server killed',
+  'chunk server without power',
+  'client killed',
+  'process paused',
+  'one-way cut',
+  'cut',
+  'host cut off',
+  'connections reset',
+  'slow link',
+  'slow disk',
+  'disk error',
+  'disk full',
+  'bit flipped',
+  'master disk slow',
+  'wall clock stepped',
+] as const
+
+export type FaultKind = (typeof faultKinds)[number]
+
+export class Nemesis {
+  readonly counts = new Map<FaultKind, number>()
+  readonly kinds: readonly FaultKind[]
+  readonly #cluster: SimulatedCluster
+  readonly #random: Random
+  #stopped = false
+  #busy: Promise<void> = Promise.resolve()
+
+  constructor(cluster: SimulatedCluster, random: Random, kinds?: readonly FaultKind[]) {
+    this.#cluster = cluster
+    this.#random = random
+    this.kinds = kinds ?? (random.below(12) === 0 ? [] : faultKinds.filter(() => random.below(2) === 0))
+  }
+
+  /** Faults may have cost a client its session or the cluster room: programs may be told errors. */
+  get excusesErrors(): boolean {
+    return this.kinds.includes('disk full')
+  }
+
+  async run(): Promise<void> {
+    if (this.kinds.length === 0) return
+    while (!this.#stopped) {
+      await this.#cluster.time.sleep(200 + this.#random.below(3000))
+      if (this.#stopped) return
+      const kind = this.kinds[this.#random.below(this.kinds.length)]!
+      this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1)
+      this.#cluster.trace.line('nemesis', kind)
+      const fault = this.#inflict(kind)
+      // Two at a time now and then.
+      if (this.#random.below(4) === 0) this.#busy = Promise.all([this.#busy, fault]).then(() => undefined)
+      else await fault
+    }
+  }
+
+  /** No new faults; everything is mended and runs again. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    await this.#busy
+    const { network, processes, unluckyServer, masterRole, servers } = this.#cluster
+    network.heal()
+    unluckyServer.role.disk.clearFaults()
+    unluckyServer.role.disk.setCapacity(2 ** 30)
+    for (const { role } of servers) role.slowMs = 0
+    masterRole.slowMs = 0
+    for (const process of processes) if (process.isDown) void process.start()
+    await Promise.all(processes.map((process) => process.serves()))
+  }
+
+  #pick<T>(list: readonly T[]): T {
+    return list[this.#random.below(list.length)]!
+  }
+
+  /** Mostly short; sometimes longer than leases live. */
+  #spellMs(): number {
+    return this.#random.below(3) === 0 ? this.#random.below(15_000) : this.#random.below(2500)
+  }
+
+  async #down(process: SimulatedProcess, how: 'kill' | 'power'): Promise<void> {
+    if (process.isDown) return
+    process.end(how)
+    await this.#cluster.time.sleep(this.#random.below(3) === 0 ? this.#random.below(8000) : this.#random.below(800))
+    if (process.isDown) await Promise.race([process.start(), this.#cluster.time.sleep(5000)])
+  }
+
+  async #inflict(kind: FaultKind): Promise<void> {
+    const { time, network, master, servers, clients, unluckyServer, masterRole, processes } = this.#cluster
+    const random = this.#random
+    const host = (): string => this.#pick(processes).name
+    switch (kind) {
+      case 'master killed':
+        return this.#down(master, 'kill')
+      case 'chunk server killed':
+        return this.#down(this.#pick(servers).process, 'kill')
+      case 'chunk server without power':
+        return this.#down(unluckyServer.process, 'power')
+      case 'client killed':
+        return this.#down(this.#pick(clients).process, random.below(2) === 0 ? 'kill' : 'power')
+      case 'process paused': {
+        const ms = this.#spellMs()
+        this.#pick(processes).pause(ms)
+        return time.sleep(ms)
+      }
+      case 'one-way cut':
+      case 'cut': {
+        const [source, target] = [host(), host()]
+        network.cut(source, target)
+        if (kind === 'cut') network.cut(target, source)
+        await time.sleep(this.#spellMs())
+        network.healBetween(source, target)
+        network.healBetween(target, source)
+        return
+      }
+      case 'host cut off': {
+        const alone = host()
+        const others = processes.map(({ name }) => name).filter((name) => name !== alone)
+        for (const other of others) {
+          network.cut(alone, other)
+          network.cut(other, alone)
+        }
+        await time.sleep(this.#spellMs())
+        for (const other of others) {
+          network.healBetween(alone, other)
+          network.healBetween(other, alone)
+        }
+        return
+      }
+      case 'connections reset':
+        network.reset(host())
+        return
+      case 'slow link': {
+        const [source, target] = [host(), host()]
+        network.slow(source, target, 5 + random.below(300))
+        await time.sleep(this.#spellMs())
+        network.healBetween(source, target)
+        return
+      }
+      case 'slow disk': {
+        const { role } = this.#pick(servers)
+        role.slowMs = 10 + random.below(500)
+        await time.sleep(this.#spellMs())
+        role.slowMs = 0
+        return
+      }
+      case 'disk error': {
+        const call = this.#pick(['read', 'write', 'sync', 'open', 'punch'] as const)
+        unluckyServer.role.disk.fail({
+          call,
+          path: /\/[0-9a-f]{16}(\.copy)?$/,
+          code: 'EIO',
+          times: 1 + random.below(3),
+        })
+        return
+      }
+      case 'disk full': {
+        unluckyServer.role.disk.setCapacity(1)
+        await time.sleep(this.#spellMs())
+        unluckyServer.role.disk.setCapacity(2 ** 30)
+        return
+      }
+      case 'bit flipped': {
+        const { disk } = unluckyServer.role
+        const chunkFiles = disk.paths().filter((path) => /\/[0-9a-f]{16}$/.test(path))
+        if (chunkFiles.length === 0) return
+        const path = this.#pick(chunkFiles)
+        const size = disk.content(path)!.length
+        // The header, the table, or the data.
+        const from = this.#pick([0, 4096, 135_168])
+        if (from < size) disk.flipBit(path, from + random.below(size - from))
+        return
+      }
+      case 'master disk slow':
+        masterRole.slowMs = random.below(300)
+        await time.sleep(this.#spellMs())
+        masterRole.slowMs = 0
+        return
+      case 'wall clock stepped': {
+        const { clock } = this.#pick(processes)
+        if (clock !== undefined) clock.wallStepMs += random.below(20_000_000) - 10_000_000
+      }
+    }
+  }
+}

@@ -1,0 +1,213 @@
+/**
+ * One run: a cluster from a seed, programs on its clients, faults for a while, then a quiet period and all checks.
+ */
+import { seededRandom } from '../lib/seeded-random.ts'
+import { replicaProblems, storeProblems } from './checkers/store-check.ts'
+import { LifeEnded, Mount } from './mount.ts'
+import type { Workload } from './mount.ts'
+import { Nemesis } from './nemesis.ts'
+import type { FaultKind } from './nemesis.ts'
+import { SimulatedCluster } from './simulated-cluster.ts'
+import { AppendLog } from './workloads/append-log.ts'
+import { Churn } from './workloads/churn.ts'
+import { Counters } from './workloads/counters.ts'
+import { Durability } from './workloads/durability.ts'
+import { Names } from './workloads/names.ts'
+import { Registers } from './workloads/registers.ts'
+import { RenameRing } from './workloads/rename-ring.ts'
+
+export interface SeedOptions {
+  seed: number
+  /** Simulated ms with faults; default 30 s. */
+  durationMs?: number
+  servers?: number
+  clients?: number
+  kinds?: readonly FaultKind[]
+  print?: (line: string) => void
+  /** Ends the run with the first violation. */
+  stopAtFirst?: boolean
+}
+
+export interface SeedResult {
+  seed: number
+  violations: readonly string[]
+  simulatedMs: number
+  events: number
+  lines: number
+  digest: string
+  steps: number
+  faults: ReadonlyMap<FaultKind, number>
+}
+
+const setUpLimitMs = 120_000
+/** After the last fault: repair, reclaim, unknown replicas. */
+const quietLimitMs = 180_000
+const checkLimitMs = 300_000
+
+export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
+  const { seed, durationMs = 30_000, servers = 4, clients = 3 } = options
+  const choices = seededRandom(seed ^ 0x5eed)
+  // In every fifth run everything loses power at the same moment, and only what was synced counts.
+  const blackout = seed % 5 === 0
+  const workloads: Workload[] = blackout
+    ? [new Durability({ tiny: choices.below(3) === 0 })]
+    : [new Registers({ files: 3 }), new AppendLog(), new Counters(), new RenameRing(), new Names(), new Churn()]
+  const mounts = new Map<number, Mount>()
+  const interruptsOneIn = choices.below(2) === 0 ? 0 : 60
+  let isRunning = false
+  let steps = 0
+  const cluster: SimulatedCluster = new SimulatedCluster(
+    {
+      seed,
+      servers,
+      clients,
+      config: {
+        sessionLeaseMs: [2000, 5000, 10_000][choices.below(3)]!,
+        repairDelayMs: [500, 3000, 10_000][choices.below(3)]!,
+        leaseQuietMs: [0, 100, 1000][choices.below(3)]!,
+        inlineBytesMax: [0, 512, 4096][choices.below(3)]!,
+        unknownReplicaDelayMs: 5000,
+      },
+      ...(options.print && { print: options.print }),
+      stopAtFirst: options.stopAtFirst === true,
+    },
+    {
+      opened: (client, fileSystem, life) => {
+        const random = seededRandom(choices.below(2 ** 32))
+        const isErrorExcused = (): boolean => nemesis.excusesErrors
+        const mount = new Mount({
+          cluster,
+          client,
+          fileSystem,
+          life,
+          random,
+          isErrorExcused,
+          interruptsOneIn: () => (isRunning ? interruptsOneIn : 0),
+        })
+        mounts.set(client.index, mount)
+        if (isRunning) for (const workload of workloads) launch(workload, mount)
+      },
+      lostBuffered: (client) => {
+        for (const workload of workloads) workload.lost(client)
+      },
+    },
+  )
+  const nemesis = new Nemesis(cluster, seededRandom(choices.below(2 ** 32)), options.kinds)
+  const running = new Set<Promise<void>>()
+  const launch = (workload: Workload, mount: Mount): void => {
+    const run = async (): Promise<void> => {
+      while (isRunning && mount.life.alive) {
+        try {
+          steps++
+          await workload.step(mount)
+        } catch (caught) {
+          if (caught instanceof LifeEnded) return
+          if (!(caught instanceof Error) || caught.name !== 'PosixError') {
+            cluster.violation(`${workload.name}: ${caught instanceof Error ? caught.stack : String(caught)}`)
+            return
+          }
+          await cluster.time.sleep(100)
+        }
+      }
+    }
+    const settled: Promise<void> = run().finally(() => running.delete(settled))
+    running.add(settled)
+  }
+  const finish = (): SeedResult => ({
+    seed,
+    violations: cluster.violations,
+    simulatedMs: cluster.time.nowMs,
+    events: cluster.time.count,
+    lines: cluster.trace.lines,
+    digest: cluster.trace.digest(),
+    steps,
+    faults: nemesis.counts,
+  })
+  const onRejection = (cause: unknown): void => {
+    cluster.violation(`a promise that nobody waits for failed: ${cause instanceof Error ? cause.stack : String(cause)}`)
+  }
+  process.on('unhandledRejection', onRejection)
+  try {
+    await cluster.time.until(cluster.start(), setUpLimitMs)
+    const setUp = async (): Promise<void> => {
+      for (const workload of workloads) await workload.setUp(mounts.get(0)!)
+      await mounts.get(0)!.call('syncfs', (fs, context) => fs.syncfs(context))
+    }
+    await cluster.time.until(setUp(), setUpLimitMs)
+    isRunning = true
+    for (const mount of mounts.values()) for (const workload of workloads) launch(workload, mount)
+    const faults = nemesis.run()
+    await cluster.time.until(cluster.time.sleep(durationMs), durationMs + 1)
+    if (blackout) {
+      // Before anything is mended: while programs run.
+      isRunning = false
+      cluster.blackout()
+    }
+    await cluster.time.until(Promise.all([faults, nemesis.stop()]), quietLimitMs)
+    isRunning = false
+    await cluster.time.until(Promise.all(running), quietLimitMs)
+    // Sessions that were lost, and programs' own checks.
+    await cluster.time.until(cluster.time.sleep(1000), 2000)
+    const check = async (): Promise<void> => {
+      const present = [...mounts.values()].filter(({ life }) => life.alive)
+      for (const workload of workloads) {
+        try {
+          for (const problem of await workload.check(present)) cluster.violation(`${workload.name}: ${problem}`)
+        } catch (caught) {
+          cluster.violation(
+            `${workload.name} could not be checked: ${caught instanceof Error ? caught.stack : String(caught)}`,
+          )
+        }
+      }
+      for (const mount of present) await mount.call('close', (fs) => fs.close(), { interruptible: false })
+    }
+    await cluster.time.until(check(), checkLimitMs)
+    // What was not synced may have left chunks shorter than they were said to be; that is for good.
+    if (blackout) return finish()
+    await cluster.time.until(quiet(cluster), quietLimitMs)
+    const entries = cluster.masterRole.kv.entries()
+    const disks = cluster.servers.map(({ role }) => ({ name: role.host, disk: role.disk }))
+    const flips = nemesis.counts.has('bit flipped') ? cluster.unluckyServer.role.host : undefined
+    for (const problem of storeProblems(entries)) cluster.violation(problem)
+    for (const problem of replicaProblems(entries, disks, flips)) cluster.violation(problem)
+  } catch (caught) {
+    cluster.violation(caught instanceof Error ? (caught.stack ?? caught.message) : String(caught))
+  } finally {
+    process.off('unhandledRejection', onRejection)
+  }
+  return finish()
+}
+
+/** Waits until the master says that nothing is left to do, for a while without a break. */
+const quiet = async (cluster: SimulatedCluster): Promise<void> => {
+  const endMs = cluster.time.nowMs + quietLimitMs - 10_000
+  let last = ''
+  for (let since = cluster.time.nowMs; cluster.time.nowMs - since < 15_000;) {
+    await cluster.time.sleep(1000)
+    const status = await cluster.status()
+    const open =
+      status === undefined
+        ? undefined
+        : { ...status.chunks, punches: status.punchesPending, sessions: status.sessions.length }
+    const isDone =
+      status?.chunks !== undefined &&
+      status.chunks.underReplicated === 0n &&
+      status.chunks.overReplicated === 0n &&
+      status.chunks.lost === 0n &&
+      status.chunks.open === 0n &&
+      status.punchesPending === 0n &&
+      status.orphans === 0n &&
+      status.sessions.length === 0
+    last =
+      open === undefined
+        ? 'no answer'
+        : Object.entries(open)
+            .map(([key, value]) => `${key} ${String(value)}`)
+            .join(', ')
+    if (!isDone) since = cluster.time.nowMs
+    if (cluster.time.nowMs > endMs) {
+      cluster.violation(`the cluster does not come to rest: ${last}`)
+      return
+    }
+  }
+}

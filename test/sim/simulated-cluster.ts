@@ -1,0 +1,271 @@
+/**
+ * A whole cluster from one seed: the production code of one master, several chunk servers and several clients, each on a machine of its own
+ * with its own clock, network and disk.
+ *
+ * Each run keeps a recoverable copy by construction: only the last chunk server's machine loses power or has a disk with faults; the others
+ * are killed and cut off, but what they have written they still have.
+ */
+import { startChunkServer } from '../../src/chunkserver/chunk-server.ts'
+import type { FileSystem } from '../../src/client/file-system.ts'
+import { openFileSystem } from '../../src/client/open-file-system.ts'
+import { startMaster } from '../../src/master/master.ts'
+import type { MasterConfig } from '../../src/master/master.ts'
+import type { LogFields } from '../../src/platform/log.ts'
+import type { Random } from '../../src/platform/random.ts'
+import type { StatusReply } from '../../src/protocol/gen/shoal/v1/admin.pb.ts'
+import { AdminDefinition } from '../../src/protocol/gen/shoal/v1/admin.pb.ts'
+import { callUnary } from '../../src/protocol/rpc.ts'
+import { memoryKv } from '../lib/memory-kv.ts'
+import type { MemoryKv } from '../lib/memory-kv.ts'
+import { seededRandom } from '../lib/seeded-random.ts'
+import { simulatedDisk } from '../lib/simulated-disk.ts'
+import type { DiskTime, SimulatedDisk } from '../lib/simulated-disk.ts'
+import { SimulatedNetwork } from '../lib/simulated-network.ts'
+import { Life, SimulatedTime } from '../lib/simulated-time.ts'
+import { SimulatedProcess } from './simulated-process.ts'
+import type { Role, Started, Surroundings } from './simulated-process.ts'
+import { Trace } from './trace.ts'
+
+const masterAddress = 'master:7000'
+export const dataDirectory = '/data'
+
+export interface ClusterOptions {
+  seed: number
+  servers: number
+  clients: number
+  config: MasterConfig
+  print?: (line: string) => void
+  /** Time stops with the first violation. */
+  stopAtFirst?: boolean
+}
+
+/** What became of a client's life. */
+export interface ClientEvents {
+  /** A life serves. */
+  opened(client: SimulatedClient, fileSystem: FileSystem, life: Life): void
+  /** What it had buffered is gone: its life ended, or the master ended its session. */
+  lostBuffered(client: SimulatedClient, why: 'life' | 'session' | 'data'): void
+}
+
+class MasterRole implements Role {
+  kv: MemoryKv
+  slowMs = 0
+  readonly #config: MasterConfig
+  readonly #random: Random
+  #life: Life | undefined
+
+  constructor(config: MasterConfig, time: SimulatedTime, random: Random) {
+    this.#config = config
+    this.#random = random
+    const wait = (call: 'read' | 'write'): Promise<void> =>
+      call === 'read' && this.slowMs === 0
+        ? Promise.resolve()
+        : new Promise((resolve) => {
+            const ms = call === 'read' ? this.slowMs / 10 : 0.1 + random.below(400) / 1000 + this.slowMs
+            time.post(this.#life, ms, resolve)
+          })
+    this.kv = memoryKv(wait)
+  }
+
+  async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
+    this.#life = life
+    const master = await startMaster({
+      kv: this.kv,
+      clock,
+      random,
+      rpc: transport(),
+      listenAddress: masterAddress,
+      config: this.#config,
+      log,
+    })
+    return { ended: master.closed }
+  }
+
+  stopped(): void {
+    this.kv.crash(this.#random.below(this.kv.unsyncedBatches + 1))
+    this.kv = this.kv.reopen()
+  }
+}
+
+class ServerRole implements Role {
+  readonly disk: SimulatedDisk
+  readonly host: string
+  slowMs = 0
+  #life: Life | undefined
+
+  constructor(host: string, time: SimulatedTime, random: Random) {
+    this.host = host
+    const wait = (): Promise<void> =>
+      new Promise((resolve) => {
+        time.post(this.#life, random.below(200) / 1000 + (this.slowMs > 0 ? random.below(this.slowMs) : 0), resolve)
+      })
+    const isFree = (call: string): boolean => call === 'mkdir' || call === 'list' || call === 'other' || call === 'stat'
+    // Each call is carried out at once or after its time, so that a death may come on either side of it.
+    const diskTime: DiskTime = {
+      before: (call) => (isFree(call) || random.below(2) === 0 ? Promise.resolve() : wait()),
+      after: (call) => (isFree(call) || random.below(2) === 0 ? Promise.resolve() : wait()),
+    }
+    this.disk = simulatedDisk({ seed: random.below(2 ** 32), time: diskTime })
+  }
+
+  async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
+    this.#life = life
+    const both = transport()
+    const server = await startChunkServer({
+      dataDirectory,
+      masterAddress,
+      listenAddress: `${this.host}:7100`,
+      rack: '',
+      host: this.host,
+      clock,
+      random,
+      disk: this.disk,
+      rpc: both,
+      bulk: both,
+      log,
+    })
+    return { ended: server.closed }
+  }
+
+  stopped(how: 'kill' | 'power'): void {
+    if (how === 'power') this.disk.crash()
+    else this.disk.restart()
+  }
+}
+
+export class SimulatedServer {
+  readonly process: SimulatedProcess
+  readonly role: ServerRole
+
+  constructor(host: string, around: Surroundings) {
+    this.role = new ServerRole(host, around.time, seededRandom(around.random.below(2 ** 32)))
+    this.process = new SimulatedProcess(host, this.role, around)
+  }
+}
+
+export class SimulatedClient {
+  readonly index: number
+  readonly host: string
+  readonly process: SimulatedProcess
+  /** How often the master has ended its session. */
+  sessionsLost = 0
+  fileSystem: FileSystem | undefined
+
+  constructor(index: number, around: Surroundings, events: ClientEvents) {
+    this.index = index
+    this.host = `client${index}`
+    const role: Role = {
+      start: async ({ life, clock, random, log, transport }) => {
+        const both = transport()
+        const fileSystem = await openFileSystem({
+          masterAddress,
+          host: this.host,
+          mountPoint: `/mnt/${this.host}`,
+          pid: 1,
+          clock,
+          random,
+          rpc: both,
+          bulk: both,
+          log,
+        })
+        this.fileSystem = fileSystem
+        events.opened(this, fileSystem, life)
+        return { ended: new Promise(() => undefined) }
+      },
+      stopped: () => {
+        this.fileSystem = undefined
+        events.lostBuffered(this, 'life')
+      },
+      logged: (_level, event, _fields: LogFields) => {
+        if (event === 'the session was ended by the master') {
+          this.sessionsLost++
+          events.lostBuffered(this, 'session')
+        } else if (event === 'buffered data of a file is lost') {
+          events.lostBuffered(this, 'data')
+        }
+      },
+    }
+    this.process = new SimulatedProcess(this.host, role, around)
+  }
+}
+
+export class SimulatedCluster {
+  readonly time = new SimulatedTime()
+  readonly trace: Trace
+  readonly network: SimulatedNetwork
+  readonly random: Random
+  readonly violations: string[] = []
+  readonly #stopAtFirst: boolean
+  readonly master: SimulatedProcess
+  readonly masterRole: MasterRole
+  readonly servers: SimulatedServer[]
+  readonly clients: SimulatedClient[]
+
+  constructor(options: ClusterOptions, events: ClientEvents) {
+    this.random = seededRandom(options.seed)
+    this.#stopAtFirst = options.stopAtFirst === true
+    this.trace = new Trace(() => this.time.nowMs, options.print)
+    this.network = new SimulatedNetwork({
+      time: this.time,
+      random: seededRandom(this.random.below(2 ** 32)),
+      delivered: (text) => this.trace.line('net', text),
+    })
+    const around: Surroundings = {
+      time: this.time,
+      network: this.network,
+      trace: this.trace,
+      random: seededRandom(this.random.below(2 ** 32)),
+      violation: (what) => this.violation(what),
+    }
+    this.masterRole = new MasterRole(options.config, this.time, seededRandom(this.random.below(2 ** 32)))
+    this.master = new SimulatedProcess('master', this.masterRole, around)
+    this.servers = Array.from({ length: options.servers }, (_, index) => new SimulatedServer(`server${index}`, around))
+    this.clients = Array.from({ length: options.clients }, (_, index) => new SimulatedClient(index, around, events))
+  }
+
+  get processes(): SimulatedProcess[] {
+    return [this.master, ...this.servers.map(({ process }) => process), ...this.clients.map(({ process }) => process)]
+  }
+
+  /** The one whose machine and disk may fail. */
+  get unluckyServer(): SimulatedServer {
+    return this.servers.at(-1)!
+  }
+
+  violation(what: string): void {
+    this.trace.line('VIOLATION', what)
+    if (this.#stopAtFirst) this.time.stop()
+    this.violations.push(`at ${(this.time.nowMs / 1000).toFixed(3)} s: ${what}`)
+  }
+
+  async start(): Promise<void> {
+    await this.master.start()
+    await Promise.all(this.servers.map(({ process }) => process.start()))
+    await Promise.all(this.clients.map(({ process }) => process.start()))
+  }
+
+  /** Every machine loses power at the same moment. */
+  blackout(): void {
+    for (const process of this.processes) process.end('power')
+  }
+
+  /** Undefined: the master does not answer. */
+  async status(): Promise<StatusReply | undefined> {
+    const life = new Life('admin')
+    const transport = this.network.transport('admin', life)
+    try {
+      return await callUnary(
+        transport,
+        masterAddress,
+        AdminDefinition,
+        AdminDefinition.methods.status,
+        {},
+        {
+          deadlineMs: 2000,
+        },
+      )
+    } catch {
+      return undefined
+    }
+  }
+}

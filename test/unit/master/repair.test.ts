@@ -1,0 +1,353 @@
+import t from 'tap'
+import { PosixError } from '../../../src/domain/errors.ts'
+import { ReportReplicaRequest_Problem } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
+import { codeOf, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
+import type { MasterCluster } from '../../lib/master-cluster.ts'
+import type { SessionClient } from '../../lib/session-client.ts'
+
+const seal = async (client: SessionClient, chunk: bigint): Promise<void> => {
+  expect(await client.request({ $case: 'sealChunk', value: { chunkId: chunk, serversFailed: [] } }), 'empty')
+}
+
+/** The client of these tests is there all the time. */
+const beating = async (cluster: MasterCluster): Promise<SessionClient> => {
+  const client = cluster.client()
+  await client.welcome
+  const beat = (): void => {
+    client.send({ heartbeat: true })
+    cluster.clock.after(1000, beat)
+  }
+  beat()
+  return client
+}
+
+const validReplicas = (cluster: MasterCluster, chunk: bigint): number =>
+  cluster.servers.filter(({ replicas }) => replicas.get(chunk)?.corrupt === false && replicas.get(chunk)?.sealed).length
+
+t.test('a sealed chunk is sealed on every replica at its committed length', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 10_000)
+  // Appended but never committed: it does not exist.
+  cluster.servers[0]!.set(chunk, { length: 40_960 })
+  await cluster.clock.advance(1100)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  for (const { replicas } of cluster.servers) t.match(replicas.get(chunk), { length: 12_288, sealed: true })
+  await cluster.clock.advance(2000)
+  t.match((await cluster.status()).chunks, {
+    total: 1n,
+    open: 0n,
+    byValidReplicas: [0n, 0n, 0n, 1n],
+    underReplicated: 0n,
+  })
+})
+
+t.test('a chunk with nothing committed is gone when it is sealed', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const op = { $case: 'allocateChunk' as const, value: { copies: 3, serversExcluded: [] } }
+  const { chunkId } = expect(await client.request(op), 'allocateChunk')
+  for (const server of cluster.servers) server.set(chunkId, { length: 4096 })
+  await seal(client, chunkId)
+  await cluster.until('deleted', () => cluster.servers.every(({ replicas }) => replicas.size === 0))
+  t.equal((await cluster.status()).chunks!.total, 0n)
+  await seal(client, chunkId)
+})
+
+t.test('only its own session seals a chunk', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 100)
+  const other = cluster.client()
+  await other.welcome
+  t.equal(codeOf(await other.request({ $case: 'sealChunk', value: { chunkId: chunk, serversFailed: [] } })), 'ESTALE')
+})
+
+t.test('a lost server: its chunks are copied after the delay, and what is too many later goes', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const { chunk, servers } = await writeFile(cluster, client, 'f', 8192)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  await cluster.clock.advance(2000)
+  const victim = cluster.servers.find(({ serverId }) => serverId === servers[0])!
+  const spare = cluster.servers.find(({ serverId }) => !servers.includes(serverId))!
+  await victim.stop()
+  await cluster.until('down', async () => (await cluster.status()).servers.some(({ state }) => state === 'down'))
+  const status = await cluster.status()
+  t.match(status.chunks, { underReplicated: 1n, byValidReplicas: [0n, 0n, 1n] })
+  t.equal(status.repair!.queued, 1n)
+  t.equal(status.repair!.bytesLeft, 8192n)
+  t.equal(spare.replicas.has(chunk), false, 'not before the delay')
+  await cluster.until('copied', () => spare.replicas.has(chunk))
+  await cluster.clock.advance(1000)
+  t.match((await cluster.status()).chunks, { underReplicated: 0n })
+  t.ok((await cluster.status()).repair!.recent.some(({ what }) => what === 'copied'))
+  // It comes back with what it had.
+  const back = await cluster.addServer()
+  back.set(chunk, { length: 8192, sealed: true })
+  await back.heartbeat([{ chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false }])
+  await cluster.until('surplus removed', () => {
+    const holders = cluster.servers.filter((server) => server !== victim && server.replicas.has(chunk))
+    return holders.length === 3
+  })
+  await cluster.clock.advance(10_000)
+  t.equal(cluster.servers.filter((server) => server !== victim && server.replicas.has(chunk)).length, 3)
+  t.match((await cluster.status()).chunks, { underReplicated: 0n, overReplicated: 0n })
+})
+
+t.test('the chunks with the fewest replicas come first', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3, config: { repairDelayMs: 0 } })
+  const client = await beating(cluster)
+  const chunks: bigint[] = []
+  for (let i = 0; i < 6; i++) chunks.push((await writeFile(cluster, client, `f${i}`, 4096)).chunk)
+  const endangered = chunks.at(-1)!
+  for (const server of cluster.servers) server.set(endangered, { length: server.serverId === 1 ? 4096 : 0 })
+  for (const server of cluster.servers.slice(0, 2)) {
+    for (const chunk of chunks.slice(0, -1)) server.set(chunk, { length: 4096 })
+  }
+  for (const chunk of chunks.slice(0, -1)) cluster.servers[2]!.set(chunk, { length: 0 })
+  await cluster.clock.advance(1100)
+  for (const chunk of chunks) await seal(client, chunk)
+  await cluster.until('all copied', () => chunks.every((chunk) => validReplicas(cluster, chunk) === 3))
+  const copies = cluster.servers.flatMap(({ asked }) => asked.filter((what) => what.startsWith('copy')))
+  const order = cluster.servers[2]!.asked.filter((what) => what.startsWith('copy'))
+  t.equal(copies.length, 7)
+  t.match(order[0], new RegExp(`^copy ${endangered} `))
+})
+
+t.test(
+  'a corrupt replica is replaced elsewhere before it goes, and in its place when there is no other server',
+  async (t) => {
+    for (const servers of [4, 3]) {
+      const cluster = await masterCluster(t, { servers })
+      const client = await beating(cluster)
+      const { chunk, servers: holders } = await writeFile(cluster, client, 'f', 8192)
+      await seal(client, chunk)
+      await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+      const bad = cluster.servers.find(({ serverId }) => serverId === holders[1])!
+      bad.set(chunk, { corrupt: true })
+      // A reader complains; the server finds that it is true.
+      const problem = ReportReplicaRequest_Problem.PROBLEM_CORRUPT
+      expect(
+        await client.request({ $case: 'reportReplica', value: { chunkId: chunk, serverId: bad.serverId, problem } }),
+        'empty',
+      )
+      await cluster.until('replaced', () => validReplicas(cluster, chunk) === 3)
+      await cluster.until('the bad one gone', () =>
+        cluster.servers.every(({ replicas }) => !replicas.get(chunk)?.corrupt),
+      )
+      await cluster.clock.advance(2000)
+      const status = await cluster.status()
+      t.equal(status.repair!.corruptReplaced, 1n, `${servers} servers`)
+      t.match(status.chunks, { underReplicated: 0n, overReplicated: 0n })
+      t.ok(status.repair!.recent.some(({ what }) => what === 'corrupt replica'))
+      if (servers === 4) t.ok(bad.asked.includes(`delete ${chunk}`))
+      else t.ok(bad.asked.some((what) => what.startsWith(`copy ${chunk}`)) && !bad.asked.includes(`delete ${chunk}`))
+    }
+  },
+)
+
+t.test('a complaint that is not true changes nothing', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 8192)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  const problem = ReportReplicaRequest_Problem.PROBLEM_MISSING
+  expect(await client.request({ $case: 'reportReplica', value: { chunkId: chunk, serverId: 1, problem } }), 'empty')
+  await cluster.clock.advance(3000)
+  t.match((await cluster.status()).chunks, { byValidReplicas: [0n, 0n, 0n, 1n] })
+  t.ok(cluster.servers[0]!.asked.includes(`verify ${chunk}`))
+})
+
+t.test(
+  'the last valid replica is never removed, and nothing is after a restart before the servers have reported',
+  async (t) => {
+    const cluster = await masterCluster(t, { servers: 3 })
+    const client = await beating(cluster)
+    const { chunk } = await writeFile(cluster, client, 'f', 8192)
+    await seal(client, chunk)
+    await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+    await cluster.restart()
+    await cluster.clock.advance(3000)
+    t.match((await cluster.status()).chunks, { total: 1n, lost: 1n })
+    await cluster.servers[0]!.join()
+    for (const server of cluster.servers) server.set(chunk, { corrupt: server.serverId !== 1 })
+    await cluster.clock.advance(3000)
+    t.same(
+      cluster.servers.flatMap(({ asked }) => asked.filter((what) => /copy|delete/.test(what))),
+      [],
+    )
+    await cluster.servers[1]!.join()
+    await cluster.servers[2]!.join()
+    await cluster.until('mended', () => validReplicas(cluster, chunk) === 3)
+    t.ok(!cluster.servers[0]!.asked.includes(`delete ${chunk}`))
+  },
+)
+
+t.test('replicas of unknown chunks go after the delay, and not those that the master has just given out', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3, config: { unknownReplicaDelayMs: 20_000 } })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 8192)
+  const [server] = cluster.servers
+  server!.set(chunk, { length: 8192 })
+  server!.set(1000n, { length: 4096, sealed: true })
+  await cluster.clock.advance(15_000)
+  t.ok(server!.replicas.has(1000n))
+  await cluster.clock.advance(10_000)
+  t.notOk(server!.replicas.has(1000n))
+  t.ok(server!.replicas.has(chunk))
+})
+
+t.test('registration: who must not take part is told why', async (t) => {
+  const cluster = await masterCluster(t, { servers: 2 })
+  const [first, second] = cluster.servers
+  await t.rejects(first!.join({ clusterId: 'f'.repeat(32) }), { code: 'EPERM', message: /belongs to cluster ffff/ })
+  await t.rejects(first!.join({ protocolVersion: 2 }), { code: 'EPERM', message: /version 1 .* version 2/ })
+  await t.rejects(first!.join({ chunkIdMax: 5n }), { code: 'EPERM', message: /old copy of its data.*chunk 5/ })
+  await t.rejects(first!.join({ serverId: 9 }), { code: 'EPERM', message: /old copy of its data.*number 9/ })
+  await t.rejects(first!.join({ serverId: second!.serverId }), { code: 'EPERM', message: /another data directory/ })
+  await t.rejects(first!.join({ storeId: '' }), PosixError)
+  t.equal((await first!.join({ serverId: 0 })).serverId, first!.serverId, 'the same store has the same number')
+  // A copied data directory on another address, while the first one is running.
+  const copied = first!.join({ address: { serverId: 0, address: 'x:1', bulkAddress: '', rack: '', host: '' } })
+  const refused = t.rejects(copied, { code: 'EPERM', message: /running at .* already/ })
+  await cluster.clock.advance(3000)
+  await refused
+  // A heartbeat of a registration that is not the newest: register again.
+  await cluster.restart()
+  await t.rejects(second!.heartbeat(), { code: 'ENOENT' })
+})
+
+t.test('a server that went silent and is heard again must register again', async (t) => {
+  const cluster = await masterCluster(t, { servers: 0 })
+  const server = await cluster.addServer()
+  await server.stop()
+  await cluster.clock.advance(6000)
+  t.equal((await cluster.status()).servers[0]!.state, 'down')
+  await t.rejects(server.heartbeat(), { code: 'ENOENT' })
+  await server.join()
+  t.equal((await cluster.status()).servers[0]!.state, 'up')
+})
+
+t.test('allocation: racks, exclusion, full servers, and waiting for servers that may come', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3, racks: ['a', 'a', 'b'] })
+  const client = await beating(cluster)
+  const allocate = (copies: number, serversExcluded: number[] = []) =>
+    client.request({ $case: 'allocateChunk', value: { copies, serversExcluded } })
+  for (let i = 0; i < 20; i++) {
+    const { servers } = expect(await allocate(2), 'allocateChunk')
+    t.equal(new Set(servers.map(({ rack }) => rack)).size, 2)
+  }
+  t.equal(codeOf(await allocate(0)), 'EINVAL')
+  t.equal(codeOf(await allocate(17)), 'EINVAL')
+  const two = expect(await allocate(3, [1]), 'allocateChunk')
+  t.same(
+    two.servers.map(({ serverId }) => serverId).toSorted((x, y) => x - y),
+    [2, 3],
+  )
+  t.equal(codeOf(await allocate(3, [1, 2])), 'ENOSPC', 'the client asks again with fewer exclusions')
+  for (const server of cluster.servers.slice(0, 2)) await server.stop()
+  await cluster.clock.advance(7000)
+  const one = allocate(3)
+  let answered = false
+  void one.then(() => {
+    answered = true
+  })
+  await cluster.clock.advance(20_000)
+  t.equal(answered, false)
+  const late = await cluster.addServer({ rack: 'b' })
+  await cluster.clock.advance(1000)
+  t.same(
+    expect(await one, 'allocateChunk')
+      .servers.map(({ serverId }) => serverId)
+      .toSorted((x, y) => x - y),
+    [3, late.serverId],
+  )
+  for (const server of cluster.servers) server.freeBytes = 1000
+  await cluster.clock.advance(2100)
+  const full = allocate(3)
+  await cluster.clock.advance(31_000)
+  t.equal(codeOf(await full), 'ENOSPC', 'those that were away did not come back')
+})
+
+t.test('a repeated allocation gives the same chunk', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const op = { $case: 'allocateChunk' as const, value: { copies: 3, serversExcluded: [] } }
+  const first = expect(await client.request(op, 9n), 'allocateChunk')
+  t.same(expect(await client.request(op, 9n), 'allocateChunk'), first)
+  t.equal((await cluster.status()).chunks!.open, 1n)
+})
+
+t.test('when a server goes down, sessions are asked to seal what they append there', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 8192)
+  await cluster.servers[0]!.stop()
+  await cluster.until('asked', () => client.pushes().some((push) => push.$case === 'sealChunk' && push.value === chunk))
+  t.ok(client.pushes().some((push) => push.$case === 'servers' && push.value.servers.length === 2))
+})
+
+t.test(
+  "a session's open chunks are sealed when it ends, by itself or by a crash of the master in between",
+  async (t) => {
+    const cluster = await masterCluster(t, { servers: 3 })
+    const client = cluster.client()
+    await client.welcome
+    const { chunk } = await writeFile(cluster, client, 'f', 8192)
+    const op = { $case: 'allocateChunk' as const, value: { copies: 3, serversExcluded: [] } }
+    expect(await client.request(op), 'allocateChunk')
+    await cluster.restart()
+    for (const server of cluster.servers) await server.join()
+    await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+    t.match((await cluster.status()).chunks, { open: 0n, total: 1n })
+  },
+)
+
+t.test('locate gives valid replicas on servers that are up', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 8192)
+  const located = async (): Promise<number[]> => {
+    const reply = expect(await client.request({ $case: 'locate', value: { chunkIds: [chunk, 99n] } }), 'locate')
+    t.equal(reply.locations.length, 1, 'an unknown chunk has no location')
+    return reply.locations[0]!.servers.map(({ serverId }) => serverId).toSorted((x, y) => x - y)
+  }
+  t.same(await located(), [1, 2, 3])
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  cluster.servers[0]!.set(chunk, { corrupt: true })
+  await cluster.servers[1]!.stop()
+  await cluster.clock.advance(900)
+  await cluster.servers[0]!.heartbeat([{ chunkId: chunk, length: 8192, sealed: true, corrupt: true, deleted: false }])
+  await cluster.clock.advance(6000)
+  const now = await located()
+  t.ok(now.includes(3) && !now.includes(2))
+})
+
+t.test('freed ranges are punched in each replica, and a dead chunk is deleted, across a restart too', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { ino, chunk } = await writeFile(cluster, client, 'f', 40_960)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  const punch = { ino, mode: 3, offset: 4096n, length: 8192n }
+  expect(await client.request({ $case: 'fallocate', value: punch }), 'attributesAndLease')
+  await cluster.until('punched', () => cluster.servers.every(({ asked }) => asked.includes(`punch ${chunk} 4096+8192`)))
+  await cluster.clock.advance(2000)
+  t.equal((await cluster.status()).punchesPending, 0n)
+  expect(
+    await client.request({ $case: 'fallocate', value: { ...punch, offset: 0n, length: 40_960n } }),
+    'attributesAndLease',
+  )
+  await cluster.restart()
+  for (const server of cluster.servers) await server.join()
+  await cluster.until('deleted', () => cluster.servers.every(({ replicas }) => !replicas.has(chunk)))
+  const status = await cluster.status()
+  t.equal(status.chunks!.total, 0n)
+  t.equal(status.liveBytes, 0n)
+  t.equal(status.punchesPending, 0n)
+})

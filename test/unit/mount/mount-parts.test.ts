@@ -1,0 +1,80 @@
+/** The small parts of the mount: options, mount table, callers and lock owners. */
+import t from 'tap'
+import { callerOf } from '../../../mount/caller.ts'
+import { LockOwners } from '../../../mount/lock-owners.ts'
+import { parseMountOptions } from '../../../mount/mount-options.ts'
+import { parseMountInfo } from '../../../mount/mount-table.ts'
+import { UsageError } from '../../../src/domain/errors.ts'
+import { asIno } from '../../../src/domain/ids.ts'
+
+t.test('mount options', (t) => {
+  t.strictSame(parseMountOptions([]), {
+    forKernel: [],
+    nonEmpty: false,
+    cacheNames: true,
+    allowOther: false,
+    accessTimes: { directories: 'relative', others: 'relative' },
+  })
+  t.strictSame(parseMountOptions(['ro,nosuid', 'allow_other', 'nonempty,default_permissions']), {
+    forKernel: ['ro', 'nosuid'],
+    nonEmpty: true,
+    cacheNames: true,
+    allowOther: true,
+    accessTimes: { directories: 'never', others: 'never' },
+  })
+  t.match(parseMountOptions(['noatime,strictatime', 'nodiratime']), {
+    accessTimes: { directories: 'never', others: 'always' },
+  })
+  t.match(parseMountOptions(['noatime']), { accessTimes: { directories: 'never', others: 'never' } })
+  t.throws(() => parseMountOptions(['ro', 'fd=5']), UsageError, 'nothing that would get past us to the kernel')
+  t.throws(() => parseMountOptions(['toString']), UsageError)
+  t.end()
+})
+
+t.test('mount table', (t) => {
+  const text = `22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/root rw
+41 22 0:39 / /mnt/a\\040b\\134c rw,nosuid - fuse.shoal shoal:127.0.0.1:7000/ rw,user_id=0
+broken line
+42 22 0:40 / /mnt/\xff rw shared:2 master:3 - tmpfs tmpfs rw
+`
+  t.strictSame(parseMountInfo(text), [
+    { mountPoint: Buffer.from('/'), type: 'ext4', device: { major: 0, minor: 21 } },
+    { mountPoint: Buffer.from('/mnt/a b\\c'), type: 'fuse.shoal', device: { major: 0, minor: 39 } },
+    { mountPoint: Buffer.from('/mnt/\xff', 'latin1'), type: 'tmpfs', device: { major: 0, minor: 40 } },
+  ])
+  t.end()
+})
+
+t.test('a caller', (t) => {
+  const early = callerOf({ uid: 1, gid: 2, pid: 3 })
+  early.interrupt()
+  t.equal(early.signal.aborted, true, 'interrupted before anybody looked')
+  const late = callerOf({ uid: 1, gid: 2, pid: 3 })
+  const { signal } = late
+  t.equal(signal.aborted, false)
+  t.equal({ ...late }.signal, signal, 'one signal, also of a copy')
+  late.interrupt()
+  t.equal(signal.aborted, true)
+  t.match(signal.reason, { code: 'EINTR' })
+  t.end()
+})
+
+t.test('lock owners', (t) => {
+  const owners = new LockOwners()
+  const file = asIno(5n)
+  owners.add(1n, { ino: file, owner: 100n })
+  owners.add(1n, { ino: file, owner: 200n })
+  owners.add(2n, { ino: file, owner: 100n })
+  owners.add(3n, { ino: asIno(6n), owner: 100n })
+  owners.flush(file, 100n)
+  t.strictSame(
+    owners.release(1n)?.owners,
+    new Set([200n]),
+    'a process that closed the file is gone, a description is not',
+  )
+  t.strictSame(owners.release(1n), undefined)
+  t.strictSame(owners.release(2n)?.owners, new Set())
+  t.strictSame(owners.release(3n)?.owners, new Set([100n]), 'another file')
+  owners.flush(file, 200n)
+  t.end()
+})
