@@ -202,6 +202,8 @@ export class WriteBehind {
     if (request.size !== undefined || request.flags !== undefined || request.copies !== undefined) return undefined
     const own = this.#own(asIno(request.ino))
     if (own === undefined) return undefined
+    // Whether an inode without a name is still there depends on who has it open.
+    if (own.attributes.nlink === 0) return undefined
     if (own.attributes.hasXattrs && request.mode !== undefined) return undefined
     if ((this.#core.inodes.get(own.ino)?.batches.length ?? 0) > 0) return undefined
     const time = this.#now(own)

@@ -8,7 +8,7 @@ import type { Test } from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
 import { PosixError } from '../../../src/domain/errors.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
-import type { Context, FileSystem } from '../../../src/client/file-system.ts'
+import type { Attributes, Context, FileSystem } from '../../../src/client/file-system.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 import { seededRandom } from '../../lib/seeded-random.ts'
 
@@ -98,6 +98,14 @@ t.test('nobody is needed for it, and it is there afterwards', async (t) => {
   }
 })
 
+const attributesOf = async (fs: FileSystem, ino: Ino): Promise<Attributes | 'gone'> => {
+  try {
+    return { ...(await fs.getattr(caller(), ino)).attributes }
+  } catch {
+    return 'gone'
+  }
+}
+
 t.test('what is known here is exactly what the master makes of it', async (t) => {
   const cluster = await startInProcessCluster(t)
   const a = await cluster.mount()
@@ -114,6 +122,8 @@ t.test('what is known here is exactly what the master makes of it', async (t) =>
     })
     const directories = [own]
     const inos = new Set<Ino>([own])
+    /** Files whose data may still be buffered: its commit counts as one more change, which nobody sees but the cache. */
+    const written = new Set<Ino>()
     const place = (): { parent: Ino; name: Buffer } => ({
       parent: pick(directories),
       name: name(pick(['a', 'b', 'c', 'd', 'e'])),
@@ -133,6 +143,7 @@ t.test('what is known here is exactly what the master makes of it', async (t) =>
         async () => {
           const { entry, opened } = await a.create(user(), parent, text, 0o666, O_RDWR)
           inos.add(entry.attributes.ino)
+          written.add(entry.attributes.ino)
           await a.write(caller(), opened.handle, 0n, Buffer.alloc(random.below(9000)), noKill)
           await a.flush(caller(), opened.handle, 1n)
           if (random.below(2) === 0) await a.unlink(caller(), parent, text)
@@ -150,33 +161,23 @@ t.test('what is known here is exactly what the master makes of it', async (t) =>
       ]
       if ((await code(pick(attempts)())) === 'none') done++
       if (step % 100 !== 99) continue
-      for (const ino of inos) {
-        // What is in data buffers is told apart by the tests of files.
-        let here: unknown
-        try {
-          here = (await a.getattr(caller(), ino)).attributes
-        } catch {
-          here = 'gone'
-        }
-        let there: unknown
-        try {
-          there = (await b.getattr(caller(), ino)).attributes
-        } catch {
-          there = 'gone'
-        }
-        if (there === 'gone') {
-          inos.delete(ino)
-          continue
-        }
-        if (JSON.stringify(here, plain) !== JSON.stringify(there, plain))
+      for (const isSynced of [false, true]) {
+        if (isSynced) await a.syncfs(caller())
+        for (const ino of inos) {
+          const here = await attributesOf(a, ino)
+          const there = await attributesOf(b, ino)
+          if (there === 'gone') {
+            inos.delete(ino)
+            continue
+          }
+          if (here !== 'gone' && !isSynced && written.has(ino)) here.change = there.change
           t.strictSame(here, there, `seed ${seed}, step ${step}`)
+        }
       }
     }
     t.ok(done > 100, `${done} operations took effect`)
   }
 })
-
-const plain = (_key: string, value: unknown): unknown => (typeof value === 'bigint' ? String(value) : value)
 
 t.test('a file that lost its name lives while it is open, wherever its beginning and end are', async (t) => {
   const cluster = await startInProcessCluster(t)
