@@ -49,8 +49,11 @@ export interface Device {
   giveBack(message: Message): void
   /** The first headBytes of head, and then data. */
   send(head: Buffer, headBytes: number, data?: Buffer): Sent
-  /** Sends a notification when those before it are through. Failures are of no interest: what is not cached need not be dropped. */
-  notify(message: Buffer): void
+  /**
+   * Sends a notification when those before it are through; `done` is called when the kernel is through with it, or the mount is gone.
+   * Failures are of no interest: what is not cached need not be dropped.
+   */
+  notify(message: Buffer, done?: () => void): void
   /** Stops reading and closes the descriptor; as the last one that has it open it ends the connection. */
   close(): void
 }
@@ -109,7 +112,7 @@ export const openDevice = (options: {
   const fd = options.descriptor ?? openDescriptor(kind)
 
   const spare: Message[] = []
-  const notifications: Buffer[] = []
+  const notifications: { message: Buffer; done: (() => void) | undefined }[] = []
   let notifying = 0
   let handlers: DeviceHandlers | undefined
   let watcher: object | undefined
@@ -140,7 +143,7 @@ export const openDevice = (options: {
     if (state !== 'open') return
     state = 'ended'
     unwatch()
-    notifications.length = 0
+    for (const { done } of notifications.splice(0)) done?.()
     handlers?.ended()
   }
 
@@ -238,11 +241,12 @@ export const openDevice = (options: {
 
   const notifyNext = (): void => {
     while (notifying < notificationsMax && notifications.length > 0 && isOpen()) {
-      const message = notifications.shift()
-      if (message === undefined) return
+      const notification = notifications.shift()
+      if (notification === undefined) return
       notifying++
-      write(fd, message, (error) => {
+      write(fd, notification.message, (error) => {
         notifying--
+        notification.done?.()
         // ENOENT: the kernel does not have it cached.
         if (error !== null && error.code !== 'ENOENT' && state === 'open') {
           log.warn('the kernel refused an invalidation', { cause: error })
@@ -266,9 +270,9 @@ export const openDevice = (options: {
       if (state !== 'open') return 'ended'
       return sentOf(native === undefined ? sendFs(head, headBytes, data) : -native.write(fd, head, headBytes, data))
     },
-    notify: (message) => {
-      if (state !== 'open') return
-      notifications.push(message)
+    notify: (message, done) => {
+      if (state !== 'open') return done?.()
+      notifications.push({ message, done })
       notifyNext()
     },
     close: () => {

@@ -31,6 +31,7 @@ import { LockOwners } from './lock-owners.ts'
 import { negotiate } from './negotiate.ts'
 import * as protocol from './protocol.ts'
 import type { CopyFileRangeIn, DirentOut, Message, RenameIn } from './protocol.ts'
+import type { ToldListings } from './told-listings.ts'
 
 /** What the dispatcher needs of a device. */
 export interface ReplyChannel {
@@ -88,15 +89,29 @@ const replyFlags = (opened: Opened): number =>
   (opened.keepCache ? protocol.openReplyFlag.KEEP_CACHE : 0) |
   (opened.cacheDirectory ? protocol.openReplyFlag.CACHE_DIR : 0)
 
+/** The kernel holds the lock of the directory that they are about alone. */
+const changesNames: ReadonlySet<number> = new Set([
+  protocol.opcode.MKNOD,
+  protocol.opcode.MKDIR,
+  protocol.opcode.SYMLINK,
+  protocol.opcode.LINK,
+  protocol.opcode.UNLINK,
+  protocol.opcode.RMDIR,
+  protocol.opcode.RENAME,
+  protocol.opcode.RENAME2,
+  protocol.opcode.CREATE,
+])
+
 const has = (value: number, flag: number): boolean => (value & flag) !== 0
 
 export const createDispatcher = (options: {
   fileSystem: FileSystem
   channel: ReplyChannel
   callers: Callers
+  listings: ToldListings
   log: Log
 }): Dispatcher => {
-  const { fileSystem: fs, channel, callers, log } = options
+  const { fileSystem: fs, channel, callers, listings, log } = options
   /** Headers and small structs of replies are built here, one after the other: sending is synchronous. */
   const head = Buffer.alloc(replyHeadBytes)
   const out = new DataView(head.buffer, head.byteOffset, head.length)
@@ -215,8 +230,10 @@ export const createDispatcher = (options: {
     const counted: bigint[] = []
     let end = 0
     let cut = false
+    listings.read(handle)
     await fs.readdir(request.caller, handle, offset, { plus }, (found) => {
       const entry = plus && found.entry !== undefined ? found.entry : undefined
+      if (entry !== undefined && entry.validity.entryMs > 0) listings.told(handle, nodeIdOf(request.ino))
       const dirent: DirentOut = {
         name: found.name,
         ino: found.ino,
@@ -235,7 +252,9 @@ export const createDispatcher = (options: {
     if (cut && end === 0) throw new PosixError('EINVAL')
     for (const nodeId of counted) refer(nodeId)
     const sent = reply(request, protocol.outHeaderBytes, listing.bytes.subarray(0, end))
-    if (sent === 'gone' || sent === 'refused') for (const nodeId of counted) forget(nodeId, 1n)
+    if (sent !== 'gone' && sent !== 'refused') return
+    listings.read(handle)
+    for (const nodeId of counted) forget(nodeId, 1n)
   }
 
   const copyFileRange = async (request: Request): Promise<bigint> => {
@@ -528,7 +547,9 @@ export const createDispatcher = (options: {
     [
       opcode.RELEASEDIR,
       async (request) => {
-        await fs.releasedir(protocol.decodeRelease(request.message).handle)
+        const { handle } = protocol.decodeRelease(request.message)
+        listings.read(handle)
+        await fs.releasedir(handle)
         reply(request)
       },
     ],
@@ -681,6 +702,7 @@ export const createDispatcher = (options: {
         replyError(request, 'ENOSYS')
         return false
       }
+      if (changesNames.has(code)) listings.allRead(header.nodeId)
       handler(request).catch((caught: unknown) => failed(request, caught))
     } catch (caught) {
       // There is no reply to these, not even an error; the kernel would take it for the reply to something else.

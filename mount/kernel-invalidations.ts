@@ -6,7 +6,10 @@
  *
  * - Names: INC_EPOCH. A dentry has the epoch that the connection had before the LOOKUP, CREATE, … was sent that made it, and is looked up
  *   again when that is not the present one. So an answer that is on its way brings nothing that outlives the increment. Not so with
- *   READDIRPLUS, where the kernel takes the epoch when it gets to the answer: names in listings are never told with a validity.
+ *   READDIRPLUS, where the kernel takes the epoch when it gets to the answer. So when a listing of the directory may not have been read
+ *   yet (see told-listings.ts), that is waited for, and the epoch incremented once more. Whoever reads it wants nothing but a processor.
+ *   An INVAL_ENTRY of any name beside it tells when it was: it takes the directory's lock. What may hold that lock for longer is a LOOKUP
+ *   that waits for the master, which may wait for just this; should that ever be so, the wait ends after `readMsMax`.
  * - Attributes: INVAL_INODE without a range. The kernel counts the version of an inode's attributes, and an answer to a LOOKUP, GETATTR or
  *   READDIRPLUS that was sent before the invalidation is not believed. (SETATTR and what makes inodes do not look at the version, so
  *   their answers are never told with a validity.) That needs the inode: when the kernel does not have it but was told of it, the answer
@@ -21,20 +24,26 @@ import type { Ino } from '../src/domain/ids.ts'
 import type { Clock } from '../src/platform/clock.ts'
 import type { Device } from './device.ts'
 import type { Dispatcher } from './dispatcher.ts'
-import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor } from './protocol.ts'
+import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor, nameInvalidation } from './protocol.ts'
+import type { ToldListings } from './told-listings.ts'
 
 const againMs = 1
+/** Well below the time after which a session that gives no lease back is ended. */
+const readMsMax = 4_000
+/** No name that anybody looks up. */
+const anyName = Buffer.from('.')
 
 export interface KernelInvalidationsOptions {
   device: Pick<Device, 'send' | 'notify'>
   dispatcher: Pick<Dispatcher, 'nodeIdOf' | 'isReferenced' | 'minor'>
+  listings: ToldListings
   clock: Clock
   /** False: the kernel is to cache no names. */
   cacheNames: boolean
 }
 
 export const kernelInvalidations = (options: KernelInvalidationsOptions): Invalidations => {
-  const { device, dispatcher, clock, cacheNames } = options
+  const { device, dispatcher, listings, clock, cacheNames } = options
   const epoch = epochIncrement()
 
   /** False: to be tried again. */
@@ -43,11 +52,23 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
     return device.send(message, message.length) !== 'gone' || !dispatcher.isReferenced(ino)
   }
 
+  const untilRead = async (directory: bigint): Promise<void> => {
+    const timer = clock.after(readMsMax, () => listings.allRead(directory))
+    device.notify(nameInvalidation(directory, anyName), () => listings.allRead(directory))
+    await listings.untilRead(directory)
+    timer.cancel()
+  }
+
   return {
     get canForgetNames() {
       return cacheNames && dispatcher.minor() >= epochMinor
     },
-    forgetNames: () => void device.send(epoch, epoch.length),
+    forgetNames: (ino) => {
+      device.send(epoch, epoch.length)
+      const directory = dispatcher.nodeIdOf(ino)
+      if (!listings.isUnread(directory)) return undefined
+      return untilRead(directory).then(() => void device.send(epoch, epoch.length))
+    },
     forgetAttributes: (ino) => {
       if (forgetAttributes(ino)) return undefined
       return new Promise((resolve) => {

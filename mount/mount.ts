@@ -24,6 +24,7 @@ import { run } from './mount-run.ts'
 import { mountedAt } from './mount-table.ts'
 import { kernelInvalidations } from './kernel-invalidations.ts'
 import { transferBytesMax } from './protocol.ts'
+import { ToldListings } from './told-listings.ts'
 
 export interface MountFileSystemOptions {
   fileSystem: FileSystem
@@ -156,8 +157,9 @@ const serve = (
   { fileSystem, log, clock }: MountFileSystemOptions,
   options: { cacheNames: boolean },
 ): Serving => {
-  const dispatcher = createDispatcher({ fileSystem, channel: device, callers: realCallers(clock), log })
-  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, clock, cacheNames: options.cacheNames }))
+  const listings = new ToldListings()
+  const dispatcher = createDispatcher({ fileSystem, channel: device, callers: realCallers(clock), listings, log })
+  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, clock, cacheNames: options.cacheNames }))
   const done = new Promise<void>((resolve) => {
     device.start({
       request: (message) => dispatcher.request(message),

@@ -155,7 +155,7 @@ const setattrValid = {
   CTIME: 1 << 10,
   KILL_SUIDGID: 1 << 11,
 } as const
-const notifyCode = { INVAL_INODE: 2, INC_EPOCH: 8 } as const
+const notifyCode = { INVAL_INODE: 2, INVAL_ENTRY: 3, INC_EPOCH: 8 } as const
 
 /** Bytes of the struct after the header, for the operations that have one. A shorter request is malformed. */
 export const structBytes: ReadonlyMap<number, number> = new Map<number, number>([
@@ -749,6 +749,15 @@ export const attributesInvalidation = (nodeId: bigint): Buffer => {
   const bytes = notification(notifyCode.INVAL_INODE, 24)
   bytes.writeBigUInt64LE(nodeId, 16)
   bytes.writeBigInt64LE(-1n, 24)
+  return bytes
+}
+
+/** A name of a directory; the kernel takes the directory's lock for it. */
+export const nameInvalidation = (directory: bigint, name: Buffer): Buffer => {
+  const bytes = notification(notifyCode.INVAL_ENTRY, 16 + name.length + 1)
+  bytes.writeBigUInt64LE(directory, 16)
+  bytes.writeUInt32LE(name.length, 24)
+  name.copy(bytes, 32)
   return bytes
 }
 

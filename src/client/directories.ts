@@ -33,7 +33,7 @@ export class Directories {
     return this.#core.run(context, async (signal) => {
       const { listing } = this.#handles.directory(handle)
       let isOver = false
-      const take = (entry: Listed): boolean => !isOver && accept(this.#entry(entry))
+      const take = (entry: Listed): boolean => !isOver && accept(this.#entry(listing.ino, entry))
       try {
         await orAborted(listing.list(cookie, options, take), signal)
         this.#core.wasRead(listing.ino)
@@ -72,9 +72,12 @@ export class Directories {
     },
   }
 
-  /** Names in a listing are believed by nobody: a kernel takes them for new when it reads the answer, whatever was invalidated meanwhile. */
-  #entry({ name, ino, type, cookie, attributes }: Listed): DirectoryEntry {
+  /** The listing may be older than what is known of its names by now: only what is the same may be believed. */
+  #entry(directory: Ino, { name, ino, type, cookie, attributes }: Listed): DirectoryEntry {
     if (attributes === undefined) return { name, ino, type, cookie }
-    return { name, ino, type, cookie, entry: this.#core.entry(attributes, 0) }
+    const { leases, names, frontEnd } = this.#core
+    const cached = leases.usableCached(directory)
+    const isCurrent = cached !== undefined && names.get(cached, name) === ino
+    return { name, ino, type, cookie, entry: this.#core.entry(attributes, isCurrent ? frontEnd.namesMs(directory) : 0) }
   }
 }

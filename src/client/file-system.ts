@@ -150,8 +150,8 @@ export interface LockRequest {
 export interface Invalidations {
   /** False: names cannot be invalidated, so entries must be told with a validity of 0. */
   readonly canForgetNames: boolean
-  /** No name of any directory is to be believed any longer. Takes effect at once. */
-  forgetNames(): void
+  /** The names of a directory are not to be believed any longer. Undefined: took effect at once; else when the promise resolves. */
+  forgetNames(directory: Ino): Promise<void> | undefined
   /** The attributes of an inode are not to be believed any longer. Undefined: took effect at once; else when the promise resolves. */
   forgetAttributes(ino: Ino): Promise<void> | undefined
   /** Cached bytes are to be dropped, some time soon; length -1: to the end. For those who look at them without asking: mapped memory. */

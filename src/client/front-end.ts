@@ -61,8 +61,9 @@ export class FrontEnd {
   /** Everything that was told under this lease is not to be believed any longer; undefined: that took effect at once. */
   withdraw(ino: Ino, cached: Cached, options: { data: boolean }): Promise<void> | undefined {
     if (options.data) this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
-    if (this.#believes(cached.namesToldMs)) this.#receiver?.forgetNames()
-    return this.forgetAttributes(ino, cached)
+    const names = this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined
+    const attributes = this.forgetAttributes(ino, cached)
+    return names === undefined ? attributes : names.then(() => attributes)
   }
 
   /**
@@ -80,7 +81,8 @@ export class FrontEnd {
    */
   moved(from: Ino, to: Ino): void {
     if (from === to || !this.#believes(this.#leases.cached(from)?.namesToldMs ?? 0)) return
-    if (this.namesMs(to) === 0) this.#receiver?.forgetNames()
+    // Nobody reads a listing while names change: this takes effect at once.
+    if (this.namesMs(to) === 0) void this.#receiver?.forgetNames(to)
   }
 
   #believes(untilMs: number): boolean {

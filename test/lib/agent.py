@@ -50,6 +50,7 @@ steps = {
     "exists": os.path.lexists,
     "read": open_read,
     "list": lambda path: sorted(os.listdir(path)),
+    "list_and_stat": lambda path: sorted([entry.name, entry.stat(follow_symlinks=False).st_ino] for entry in os.scandir(path)),
     "readlink": os.readlink,
     "getxattr": lambda path, name: os.getxattr(path, name).decode("latin1"),
     "listxattr": lambda path: sorted(os.listxattr(path)),

@@ -45,7 +45,7 @@ const change = async (context: Context, what: string, name: string): Promise<voi
   if (what === 'tell') {
     void fileSystem.invalidations?.forgetAttributes(ino)
     fileSystem.invalidations?.dropData(ino, { offset: 0n, length: -1n })
-    if (fileSystem.invalidations?.canForgetNames === true) fileSystem.invalidations.forgetNames()
+    if (fileSystem.invalidations?.canForgetNames === true) void fileSystem.invalidations.forgetNames(fileSystem.root)
     // What the kernel does not have is no error.
     void fileSystem.invalidations?.forgetAttributes(asIno(999_999n))
     fileSystem.invalidations?.dropData(asIno(999_999n), { offset: 0n, length: 1n })

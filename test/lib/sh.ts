@@ -16,13 +16,14 @@ export interface RunOptions {
   cwd?: string
   env?: NodeJS.ProcessEnv
   input?: string | Buffer
+  /** After this a program counts as hanging; default 180 s, which a busy machine may need for a copy of some thousand files. */
   timeoutMs?: number
 }
 
 /** Ends with whatever exit code; rejects only when the program cannot be started or does not end in time. */
 export const run = (program: string, args: readonly string[] = [], options: RunOptions = {}): Promise<Ran> =>
   new Promise((resolve, reject) => {
-    const timeoutMs = options.timeoutMs ?? 60_000
+    const timeoutMs = options.timeoutMs ?? 180_000
     const child = spawn(program, args, {
       cwd: options.cwd,
       env: options.env ?? process.env,

@@ -72,6 +72,19 @@ const kinds: readonly Kind[] = [
     ],
     change: [['rename', 'd/s', 'd/r']],
   },
+  {
+    name: 'rename over, after a listing',
+    prepare: [
+      ['create', 'd/f', 'old'],
+      ['create', 'd/g', 'newer'],
+    ],
+    looks: [
+      ['list_and_stat', 'd'],
+      ['stat', 'd/f'],
+    ],
+    change: [['rename', 'd/g', 'd/f']],
+    asks: true,
+  },
   { name: 'mkdir', looks: [['stat', 'd/s']], change: [['mkdir', 'd/s']] },
   { name: 'mkdir, link count', looks: [['stat', 'd']], change: [['mkdir', 'd/s']] },
   { name: 'rmdir', prepare: [['mkdir', 'd/s']], looks: [['stat', 'd/s']], change: [['rmdir', 'd/s']] },

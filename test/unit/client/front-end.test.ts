@@ -33,7 +33,12 @@ const attributes = (ino: Ino, change: bigint): KnownAttributes => ({
 
 const setUp = (options: { canForgetNames?: boolean } = {}) => {
   const said: string[] = []
-  const state = { nowMs: 1000, confirmedForMs: 9000.7, pending: undefined as Promise<void> | undefined }
+  const state = {
+    nowMs: 1000,
+    confirmedForMs: 9000.7,
+    pending: undefined as Promise<void> | undefined,
+    names: undefined as Promise<void> | undefined,
+  }
   const leases: Leases = new Leases(
     {
       nowMs: () => state.nowMs,
@@ -55,7 +60,10 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
   const attach = (): void =>
     frontEnd.attach({
       canForgetNames: options.canForgetNames ?? true,
-      forgetNames: () => said.push('names'),
+      forgetNames: () => {
+        said.push('names')
+        return state.names
+      },
       forgetAttributes: (ino) => {
         said.push(`attributes ${ino}`)
         return state.pending
@@ -106,6 +114,21 @@ t.test('a lease is returned after what was told under it was taken back', async 
   settle()
   await new Promise((resolve) => setImmediate(resolve))
   t.equal(said.at(-1), `returned ${file}`)
+})
+
+t.test('a lease is returned after the names of a listing were taken back', async (t) => {
+  const { frontEnd, attach, leases, said, state } = setUp()
+  attach()
+  frontEnd.namesMs(directory)
+  frontEnd.attributesMs(directory)
+  let settle = (): void => {}
+  state.names = new Promise((resolve) => (settle = resolve))
+  leases.recalled({ ino: directory, mode: none, grant: 1n })
+  await new Promise((resolve) => setImmediate(resolve))
+  t.strictSame(said, ['names', `attributes ${directory}`])
+  settle()
+  await new Promise((resolve) => setImmediate(resolve))
+  t.equal(said.at(-1), `returned ${directory}`)
 })
 
 t.test('what nobody believes any more need not be taken back', async (t) => {

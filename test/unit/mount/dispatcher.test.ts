@@ -1,4 +1,5 @@
 /** The dispatcher without a kernel: requests are built here, a fake device takes the replies. */
+import { ToldListings } from '../../../mount/told-listings.ts'
 import t from 'tap'
 import { createDispatcher } from '../../../mount/dispatcher.ts'
 import type { Dispatcher } from '../../../mount/dispatcher.ts'
@@ -21,6 +22,7 @@ interface Reply {
 
 interface Fake {
   dispatcher: Dispatcher
+  listings: ToldListings
   replies: Reply[]
   returned: Message[]
   /** What the next replies meet with. */
@@ -62,9 +64,11 @@ const start = (fileSystem: FileSystem): Fake => {
   const returned: Message[] = []
   let outcome: Sent = 'sent'
   let uniqueNext = 1000n
+  const listings = new ToldListings()
   const dispatcher = createDispatcher({
     // Every signal kills.
     callers: { whenKilled: (_pid, isOver, interrupt) => void (isOver() || interrupt()) },
+    listings,
     fileSystem,
     log: silentLog,
     channel: {
@@ -79,6 +83,7 @@ const start = (fileSystem: FileSystem): Fake => {
   })
   const fake: Fake = {
     dispatcher,
+    listings,
     replies,
     returned,
     outcome: (next) => {
@@ -332,6 +337,40 @@ t.test('a listing counts what it holds, and only that', async (t) => {
   t.equal(errnoName(await read(100)), 'EINVAL', 'no record fits: an empty answer would be the end')
   t.equal((await read(4096, 1000n)).body.length, 0)
 })
+
+t.test(
+  'a listing with names that may be believed is unread until the kernel asks for something that it could not ask before',
+  async (t) => {
+    const fake = start(memoryFileSystem({ validityMs: 1000 }))
+    const { nodeId: file } = await create(fake, 'f')
+    const open = async (): Promise<bigint> =>
+      (await fake.ask(opcode.OPENDIR, { body: u32(0, 0) })).body.readBigUInt64LE(0)
+    const [one, other] = [await open(), await open()]
+    const read = (handle: bigint, cookie = 0n): Promise<Reply> =>
+      fake.ask(opcode.READDIRPLUS, { body: Buffer.concat([u64(handle, cookie), u32(4096, 0, 0, 0, 0, 0)]) })
+    const isUnread = (): boolean => fake.listings.isUnread(1n)
+    t.equal(isUnread(), false)
+    await read(one)
+    t.equal(isUnread(), true)
+    await fake.ask(opcode.LOOKUP, { body: named('f') })
+    await read(other)
+    await read(other, 1000n)
+    t.equal(isUnread(), true, 'others may look things up and list meanwhile')
+    await read(one, 1000n)
+    t.equal(isUnread(), false, 'the same reader goes on')
+    await read(one)
+    await fake.ask(opcode.RELEASEDIR, { body: Buffer.concat([u64(one), u32(0, 0), u64(0n)]) })
+    t.equal(isUnread(), false, 'or closes it')
+    await read(other)
+    await fake.ask(opcode.MKDIR, { nodeId: file, body: named('d', u32(0o755, 0)) })
+    t.equal(isUnread(), true)
+    await fake.ask(opcode.MKDIR, { body: named('d', u32(0o755, 0)) })
+    t.equal(isUnread(), false, 'the directory is changed')
+    fake.outcome('gone')
+    await read(other)
+    t.equal(isUnread(), false, 'nobody got it')
+  },
+)
 
 t.test('the buffer of a large WRITE is kept until it is written, and then given back', async (t) => {
   const plain = memoryFileSystem()

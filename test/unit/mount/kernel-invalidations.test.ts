@@ -2,15 +2,23 @@ import t from 'tap'
 import { kernelInvalidations } from '../../../mount/kernel-invalidations.ts'
 import type { Sent } from '../../../mount/device.ts'
 import { asIno } from '../../../src/domain/ids.ts'
+import { ToldListings } from '../../../mount/told-listings.ts'
 import { manualClock } from '../../lib/manual-clock.ts'
 
 const ino = asIno(9n)
 
 const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
   const clock = manualClock()
-  const state = { outcome: 'sent' as Sent, referenced: true, sent: [] as string[], notified: 0 }
+  const listings = new ToldListings()
+  const state = {
+    outcome: 'sent' as Sent,
+    referenced: true,
+    sent: [] as string[],
+    notified: [] as ((() => void) | undefined)[],
+  }
   const invalidations = kernelInvalidations({
     clock,
+    listings,
     cacheNames: options.cacheNames ?? true,
     dispatcher: {
       nodeIdOf: (which) => which,
@@ -22,19 +30,19 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
         state.sent.push(head.toString('hex', 4, 8))
         return state.outcome
       },
-      notify: () => void state.notified++,
+      notify: (_message, done) => void state.notified.push(done),
     },
   })
-  return { clock, state, invalidations }
+  return { clock, state, listings, invalidations }
 }
 
 t.test('what the kernel has is taken back at once', (t) => {
   const { state, invalidations } = setUp()
   t.equal(invalidations.forgetAttributes(ino), undefined)
-  invalidations.forgetNames()
+  t.equal(invalidations.forgetNames(ino), undefined)
   t.strictSame(state.sent, ['02000000', '08000000'], 'INVAL_INODE, INC_EPOCH')
   invalidations.dropData(ino, { offset: 0n, length: -1n })
-  t.equal(state.notified, 1, 'that may wait for locks, so nobody waits for it')
+  t.equal(state.notified.length, 1, 'that may wait for locks, so nobody waits for it')
   t.end()
 })
 
@@ -79,4 +87,26 @@ t.test('kernels that cannot forget names, and mounts that must not', (t) => {
   t.equal(setUp({ minor: 44 }).invalidations.canForgetNames, true)
   t.equal(setUp({ cacheNames: false }).invalidations.canForgetNames, false)
   t.end()
+})
+
+t.test('names of a listing that the kernel has not read yet', async (t) => {
+  const { clock, state, listings, invalidations } = setUp()
+  const epoch = '08000000'
+  for (const how of ['its reader goes on', 'the kernel says so', 'too long'] as const) {
+    state.sent.length = 0
+    listings.told(1n, ino)
+    listings.told(2n, asIno(10n))
+    let done = false
+    const forgotten = Promise.resolve(invalidations.forgetNames(ino)).then(() => (done = true))
+    await clock.advance(3000)
+    t.equal(done, false, how)
+    t.strictSame(state.sent, [epoch], 'what was not in the listing is forgotten at once')
+    if (how === 'its reader goes on') listings.read(1n)
+    if (how === 'the kernel says so') state.notified.at(-1)?.()
+    if (how === 'too long') await clock.advance(1000)
+    await forgotten
+    t.strictSame(state.sent, [epoch, epoch], 'then what was')
+    t.equal(listings.isUnread(asIno(10n)), true, 'another directory')
+    t.equal(clock.pending, 0)
+  }
 })
