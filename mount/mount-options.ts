@@ -1,5 +1,6 @@
 /** What may follow `-o`: mount(8)'s options that make sense for Shoal. */
 import type { AccessTimePolicy } from '../src/domain/access-time.ts'
+import type { Caching } from '../src/client/caching.ts'
 import { UsageError } from '../src/domain/errors.ts'
 
 /** Passed on to mount(8). */
@@ -23,17 +24,20 @@ const passedOn = new Set([
 /** Always so: the kernel checks permissions, for every user. */
 const always = ['allow_other', 'default_permissions']
 /** For Shoal itself. */
-const ours = ['nonempty', 'nonamecache']
+const ours = ['nonempty', 'nonamecache', 'noleases', 'sync', 'async']
 
 const known = [...passedOn, ...always, ...ours]
 
-/** Which readings are noted. A mount that is only read notes none. Of two options that contradict each other the last one counts. */
+/** Of options that contradict each other the last one counts. */
+const lastOf = (given: readonly string[], options: readonly string[]): string | undefined =>
+  given.findLast((option) => options.includes(option))
+
+/** Which readings are noted. A mount that is only read notes none, nor does one that keeps no leases: it notes them under these. */
 const accessTimesOf = (given: readonly string[]): AccessTimePolicy => {
-  const last = (options: readonly string[]): string | undefined => given.findLast((option) => options.includes(option))
-  const policy = last(['atime', 'noatime', 'relatime', 'strictatime'])
-  const others =
-    policy === 'noatime' || last(['ro', 'rw']) === 'ro' ? 'never' : policy === 'strictatime' ? 'always' : 'relative'
-  return { others, directories: last(['diratime', 'nodiratime']) === 'nodiratime' ? 'never' : others }
+  const policy = lastOf(given, ['atime', 'noatime', 'relatime', 'strictatime'])
+  const isNever = policy === 'noatime' || lastOf(given, ['ro', 'rw']) === 'ro' || given.includes('noleases')
+  const others = isNever ? 'never' : policy === 'strictatime' ? 'always' : 'relative'
+  return { others, directories: lastOf(given, ['diratime', 'nodiratime']) === 'nodiratime' ? 'never' : others }
 }
 
 export interface MountOptions {
@@ -46,6 +50,7 @@ export interface MountOptions {
   /** Other users than the one who mounts may use it, if he may say so; root's mounts are for everybody. */
   allowOther: boolean
   accessTimes: AccessTimePolicy
+  caching: Caching
 }
 
 /** UsageError for an option that is not known; "a,b" counts as two. */
@@ -60,5 +65,6 @@ export const parseMountOptions = (options: readonly string[]): MountOptions => {
     cacheNames: !given.includes('nonamecache'),
     allowOther: given.includes('allow_other'),
     accessTimes: accessTimesOf(given),
+    caching: { leases: !given.includes('noleases'), writeBehind: lastOf(given, ['sync', 'async']) !== 'sync' },
   }
 }

@@ -129,6 +129,9 @@ Examples:
   mount -t shoal 10.0.0.1:9320:/ /mnt/shoal      where deploy/install.sh has put /sbin/mount.shoal
   shoal mount --foreground 127.0.0.1:9320 /mnt/shoal
 
+Besides the options of mount(8) there are: nonempty (hide the files of a directory that is not empty), nonamecache (for mounts inside the
+mount), sync (each change is durable before the program goes on) and noleases (cache nothing); the last two cost speed.
+
 Root mounts for every user. Another user mounts on a directory of his own, for himself; with -o allow_other for everybody, where
 /etc/fuse.conf has user_allow_other.
 

@@ -17,6 +17,7 @@ import type { AttributesAndLease, Lease } from '../protocol/gen/shoal/v1/session
 import type { Attributes as WireAttributes } from '../protocol/gen/shoal/v1/types.pb.ts'
 import { AccessTimes } from './access-times.ts'
 import type { Cached, KnownAttributes } from './cached.ts'
+import type { Caching } from './caching.ts'
 import { ChangesInFlight } from './changes-in-flight.ts'
 import type { ChunkConnections } from './chunks/connections.ts'
 import type { ChunkReader } from './chunks/reader.ts'
@@ -47,6 +48,7 @@ export interface ClientCoreOptions {
   log: Log
   limits: { leasesMax: number; namesMax: number }
   accessTimes: AccessTimePolicy
+  caching: Caching
   /** A lease is being given back: what is buffered is committed, what is cached of the content dropped. */
   reduce: (ino: Ino, to: 'none' | 'read') => Promise<void>
   flush: (inode: Inode) => Promise<void>
@@ -57,6 +59,7 @@ export interface ClientCoreOptions {
 export class ClientCore {
   readonly clock: Clock
   readonly log: Log
+  readonly caching: Caching
   readonly leases: Leases
   readonly inodes: Inodes
   readonly names: Names
@@ -74,9 +77,10 @@ export class ClientCore {
   readonly flush: ClientCoreOptions['flush']
   #path: DataPath | undefined
 
-  constructor({ clock, log, limits, accessTimes, reduce, flush, failed }: ClientCoreOptions) {
+  constructor({ clock, log, limits, accessTimes, caching, reduce, flush, failed }: ClientCoreOptions) {
     this.clock = clock
     this.log = log
+    this.caching = caching
     this.#reduce = reduce
     this.#failed = failed
     this.flush = flush
@@ -91,7 +95,7 @@ export class ClientCore {
         reduce: (ino, to, cached) => this.#giveUp(ino, to, cached),
         gone: (ino, cached) => this.#gone(ino, cached),
       },
-      { leasesMax: limits.leasesMax },
+      { leasesMax: limits.leasesMax, keeps: caching.leases },
     )
     this.inodes = new Inodes((ino) => this.leases.cached(ino))
     this.names = new Names({ namesMax: limits.namesMax })

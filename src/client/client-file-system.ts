@@ -22,6 +22,7 @@ import type { Log } from '../platform/log.ts'
 import type { Push, StatfsReply } from '../protocol/gen/shoal/v1/session.pb.ts'
 import { AppendQueue } from './append-queue.ts'
 import { ByteBudget } from './byte-budget.ts'
+import type { Caching } from './caching.ts'
 import { ChunkCache } from './chunk-cache.ts'
 import type { ChunkWriter } from './chunks/writer.ts'
 import { ClientCore } from './client-core.ts'
@@ -97,6 +98,7 @@ export interface ClientFileSystemOptions {
   log: Log
   limits: FileSystemLimits
   accessTimes: AccessTimePolicy
+  caching: Caching
   locations: Locations
 }
 
@@ -116,12 +118,13 @@ export class ClientFileSystem implements FileSystem {
   readonly figures: () => ClientFigures
   #closing: Promise<void> | undefined
 
-  constructor({ clock, log, limits, accessTimes, locations }: ClientFileSystemOptions) {
+  constructor({ clock, log, limits, accessTimes, caching, locations }: ClientFileSystemOptions) {
     const core = new ClientCore({
       clock,
       log,
       limits,
       accessTimes,
+      caching,
       reduce: (ino, to) => this.#reduce(ino, to),
       flush: (inode) => this.#flusher.flush(inode, { sync: false }),
       failed: (failures) => this.#journalFailed(failures),

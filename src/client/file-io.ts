@@ -78,7 +78,7 @@ export class FileIo {
       inode.users++
       try {
         await this.#write(file, offset, data, { ...options, context, signal })
-        if (options.sync === true) await this.#fsync(file, signal)
+        await this.#writeThrough(file, options, signal)
       } finally {
         this.#core.inodes.release(inode)
       }
@@ -130,7 +130,7 @@ export class FileIo {
     data: Buffer,
     { killPrivileges, append, sync }: WriteOptions,
   ): boolean {
-    if ((flags & openFlag.ACCMODE) === openFlag.RDONLY || sync === true) return false
+    if ((flags & openFlag.ACCMODE) === openFlag.RDONLY || sync === true || !this.#core.caching.writeBehind) return false
     if (data.length === 0 || inode.stale || inode.errors.isNews(errors)) return false
     if (!this.#core.leases.usable(inode.ino, 'write') || inode.attributes === undefined) return false
     if (inode.attributes.flags !== 0) return false
@@ -201,6 +201,16 @@ export class FileIo {
     const time = nextTime(this.#core.clock.wallTime(), inode.localTimes?.mtime ?? inode.attributes!.mtime)
     inode.localTimes = { mtime: time, ctime: time }
     return added
+  }
+
+  /** What may not stay here is brought to where it belongs, and whoever wrote it is told if that fails. */
+  async #writeThrough(file: FileHandle, { sync }: WriteOptions, signal: AbortSignal): Promise<void> {
+    const { leases, writeBehind } = this.#core.caching
+    if (sync === true || !writeBehind) return this.#fsync(file, signal)
+    if (leases) return
+    const { inode, errors } = file
+    await orAborted(this.#flusher.flush(inode, { sync: false }), signal)
+    inode.errors.check(errors)
   }
 
   async #acquireWrite(inode: Inode, signal: AbortSignal): Promise<Lease | undefined> {

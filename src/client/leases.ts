@@ -60,6 +60,8 @@ export interface Pin {
 class Held {
   readonly ino: Ino
   readonly cached = new Cached()
+  /** The last pin is gone. */
+  readonly #idle: (held: Held) => void
   mode: HeldMode
   grant: bigint
   readPins = 0
@@ -71,8 +73,9 @@ class Held {
   #unpinned: Event | undefined
   #returned: Event | undefined
 
-  constructor(ino: Ino, mode: HeldMode, grant: bigint) {
+  constructor(ino: Ino, mode: HeldMode, grant: bigint, idle: (held: Held) => void) {
     this.ino = ino
+    this.#idle = idle
     this.mode = mode
     this.grant = grant
   }
@@ -98,7 +101,9 @@ class Held {
         if (released) return
         released = true
         const left = mode === 'read' ? --this.readPins : --this.writePins
-        if (left === 0) this.#unpinned?.fire()
+        if (left > 0) return
+        this.#unpinned?.fire()
+        this.#idle(this)
       },
     }
   }
@@ -133,6 +138,7 @@ export class Leases {
   readonly #session: LeaseSession
   readonly #holder: Holder
   readonly #leasesMax: number
+  readonly #keeps: boolean
   /** Least recently used first. */
   #held = new Map<Ino, Held>()
   readonly #wishes = new Map<Ino, Set<Wish>>()
@@ -141,10 +147,12 @@ export class Leases {
   /** Recalls that overtook the reply with their grant. */
   readonly #early = new Map<Ino, Floor & { sinceMs: number }>()
 
-  constructor(session: LeaseSession, holder: Holder, options: { leasesMax: number }) {
+  /** `keeps`: a lease is kept when nobody needs it right now. Otherwise nothing is usable but what a pin from `acquire` covers. */
+  constructor(session: LeaseSession, holder: Holder, options: { leasesMax: number; keeps: boolean }) {
     this.#session = session
     this.#holder = holder
     this.#leasesMax = options.leasesMax
+    this.#keeps = options.keeps
   }
 
   get count(): number {
@@ -172,8 +180,7 @@ export class Leases {
 
   /** What is cached, when it may be used right now, within this turn of the event loop. */
   usableCached(ino: Ino): Cached | undefined {
-    const held = this.#held.get(ino)
-    return held !== undefined && covers(held, 'read') && this.#session.isConfirmed() ? held.cached : undefined
+    return this.usable(ino, 'read') ? this.#held.get(ino)!.cached : undefined
   }
 
   /** Marks a lease as the one used last. */
@@ -187,7 +194,7 @@ export class Leases {
   /** What is cached under a lease of this mode may be used right now, within this turn of the event loop. */
   usable(ino: Ino, mode: HeldMode): boolean {
     const held = this.#held.get(ino)
-    return held !== undefined && covers(held, mode) && this.#session.isConfirmed()
+    return held !== undefined && this.#keeps && covers(held, mode) && this.#session.isConfirmed()
   }
 
   /** The lease of this mode was granted under at least this number and still counts: what came with it may be cached. */
@@ -199,8 +206,8 @@ export class Leases {
 
   /** A pin when the lease can be used at once. */
   tryPin(ino: Ino, mode: HeldMode): Pin | undefined {
-    const held = this.#held.get(ino)
-    if (held === undefined || !covers(held, mode) || !this.#session.isConfirmed()) return undefined
+    if (!this.usable(ino, mode)) return undefined
+    const held = this.#held.get(ino)!
     this.#held.delete(ino)
     this.#held.set(ino, held)
     return held.pin(mode)
@@ -238,6 +245,7 @@ export class Leases {
       } finally {
         wishes.delete(wish)
         if (wishes.size === 0 && this.#wishes.get(ino) === wishes) this.#wishes.delete(ino)
+        this.#idle(this.#held.get(ino))
       }
       if (wish.pin !== undefined && !wish.pin.lost && this.#session.isConfirmed()) return wish.pin
       wish.pin?.release()
@@ -250,7 +258,7 @@ export class Leases {
    * every grant.
    */
   adopt(ino: Ino): Cached {
-    const held = new Held(ino, 'write', 0n)
+    const held = new Held(ino, 'write', 0n, this.#idle)
     this.#held.set(ino, held)
     this.#giveBackOldest()
     return held.cached
@@ -263,7 +271,7 @@ export class Leases {
     const floor = this.#floors.get(ino)
     if (mode === 'none' || (floor !== undefined && lease.grant <= floor.grant && rank[mode] > rank[floor.mode])) return
     let held = this.#held.get(ino)
-    if (held === undefined) held = new Held(ino, mode, lease.grant)
+    if (held === undefined) held = new Held(ino, mode, lease.grant, this.#idle)
     else if (lease.grant > held.grant) {
       held.mode = mode
       held.grant = lease.grant
@@ -278,6 +286,7 @@ export class Leases {
       this.#early.delete(ino)
       this.#recall(held, early)
     }
+    this.#idle(held)
     this.#giveBackOldest()
   }
 
@@ -335,6 +344,12 @@ export class Leases {
       held.lose()
       this.#holder.gone(held.ino, held.cached)
     }
+  }
+
+  /** Gives back what is not to be kept, once nobody needs it or is about to. */
+  readonly #idle = (held: Held | undefined): void => {
+    if (this.#keeps || held === undefined || held.lost || held.returning !== undefined) return
+    if (!isPinned(held, 'none') && !this.#wishes.has(held.ino)) this.giveBack(held.ino)
   }
 
   #recall(held: Held, recall: Floor): void {

@@ -6,6 +6,8 @@ import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
 import type { Transport } from '../platform/transport.ts'
+import { fullCaching } from './caching.ts'
+import type { Caching } from './caching.ts'
 import { chunkMaster } from './chunk-master.ts'
 import { ChunkConnections } from './chunks/connections.ts'
 import { ChunkReader } from './chunks/reader.ts'
@@ -37,6 +39,8 @@ export interface OpenFileSystemOptions {
   limits?: Partial<FileSystemLimits>
   /** Which readings are noted as atime; default: relatime. */
   accessTimes?: AccessTimePolicy
+  /** Default: all of it. */
+  caching?: Caching
   /** How long to wait for the first welcome. */
   connectMs?: number
 }
@@ -47,12 +51,14 @@ export interface OpenFileSystemOptions {
  */
 export const openFileSystem = async (options: OpenFileSystemOptions): Promise<ClientFileSystem> => {
   const { masterAddress, host, mountPoint, pid, rack, clock, random, rpc, bulk, log } = options
+  const caching = options.caching ?? fullCaching
   const locations = new Locations()
   const fileSystem = new ClientFileSystem({
     clock,
     log,
     limits: { ...defaultLimits, ...options.limits },
     accessTimes: options.accessTimes ?? relatime,
+    caching,
     locations,
   })
   const giveUp = new AbortController()
@@ -63,6 +69,7 @@ export const openFileSystem = async (options: OpenFileSystemOptions): Promise<Cl
       {
         masterAddress,
         rootPath: options.rootPath ?? '/',
+        wantsLeases: caching.leases,
         host,
         mountPoint,
         pid,

@@ -74,6 +74,8 @@ export interface SessionHooks {
 export interface SessionOptions {
   masterAddress: string
   rootPath: string
+  /** False: the master offers none. */
+  wantsLeases: boolean
   host: string
   mountPoint: string
   pid: number
@@ -362,7 +364,7 @@ export class Session {
   }
 
   #connect(): void {
-    const { masterAddress, rootPath, host, mountPoint, pid, transport } = this.#options
+    const { masterAddress, rootPath, wantsLeases, host, mountPoint, pid, transport } = this.#options
     const fresh = this.#identity === undefined
     const holdings = fresh ? { openFiles: [], leases: [], locks: [] } : this.#hooks.holdings()
     this.#returns = []
@@ -388,6 +390,7 @@ export class Session {
         mountPoint,
         pid,
         rootPath,
+        noLeases: !wantsLeases,
         ...holdings,
       },
     })

@@ -257,8 +257,8 @@ export class WriteBehind {
 
   /** The write lease is held and can be used, and the attributes are known and not about to change. */
   #own(ino: Ino): Own | undefined {
-    const { leases, changesInFlight } = this.#core
-    if (!leases.usable(ino, 'write') || changesInFlight.has(ino)) return undefined
+    const { leases, changesInFlight, caching } = this.#core
+    if (!caching.writeBehind || !leases.usable(ino, 'write') || changesInFlight.has(ino)) return undefined
     const cached = leases.cached(ino)!
     const { attributes } = cached
     // What flags forbid is for the master to say.

@@ -59,6 +59,7 @@ const findMaster = async (rpc: Transport, address: string, connectMs: number): P
 
 export const runMount = async (options: MountOptions): Promise<Running> => {
   const { log } = options
+  const { accessTimes, caching } = parseMountOptions(options.options)
   const rpc = grpcTransport({ log })
   const bulk = framedTransport({ log })
   const dropConnections = async (): Promise<void> => {
@@ -78,7 +79,8 @@ export const runMount = async (options: MountOptions): Promise<Running> => {
       rpc,
       bulk,
       log,
-      accessTimes: parseMountOptions(options.options).accessTimes,
+      accessTimes,
+      caching,
     })
     try {
       const operations = new OperationHistogram('shoal_fs', 'Operations of programs in this mount')

@@ -57,6 +57,8 @@ export interface LeaseTableOptions {
   quietMs?: number
   /** Whether a session may work; one that has ended gets ESTALE. */
   isAlive: (session: SessionId) => boolean
+  /** False: it is offered no leases and gets those that it asks for. */
+  wantsOffers: (session: SessionId) => boolean
   /** Ends a session that does not keep the rules. Called outside of any operation. */
   fence: (session: SessionId, reason: string) => void
 }
@@ -171,16 +173,16 @@ export class LeaseTable implements LeaseGate {
       if (holder) return { ino, mode: wireMode(holder.mode), grant: holder.grant }
       if (state.kind !== 'shared') return noLease(ino)
     }
-    const enough = this.#leases >= offersMax || this.countOf(session) >= offersPerSessionMax
-    if (enough || this.#isQuiet(ino) || !this.#options.isAlive(session)) return noLease(ino)
+    if (this.#hasEnough(session) || this.#isQuiet(ino) || !this.#options.isAlive(session)) return noLease(ino)
     return this.grant(session, ino, 'read', onApply)
   }
 
   offerWrite(session: SessionId, ino: Ino, onApply: (effect: () => void) => void): Lease {
     const state = this.#states.get(ino)
     const isAlone = state === undefined || (state.kind === 'shared' && isOnlyHolder(state, session))
-    const enough = this.#leases >= offersMax || this.countOf(session) >= offersPerSessionMax
-    if (!isAlone || enough || this.#isQuiet(ino) || !this.#options.isAlive(session)) return this.holding(session, ino)
+    if (!isAlone || this.#hasEnough(session) || this.#isQuiet(ino) || !this.#options.isAlive(session)) {
+      return this.holding(session, ino)
+    }
     return this.grant(session, ino, 'write', onApply)
   }
 
@@ -339,6 +341,11 @@ export class LeaseTable implements LeaseGate {
       this.#longestRecallMs = Math.max(this.#longestRecallMs, now - recall.sinceMs)
       if (recall.to === 'none') this.#quiet(ino, now)
     }
+  }
+
+  #hasEnough(session: SessionId): boolean {
+    const isFull = this.#leases >= offersMax || this.countOf(session) >= offersPerSessionMax
+    return isFull || !this.#options.wantsOffers(session)
   }
 
   #quiet(ino: Ino, nowMs: number): void {

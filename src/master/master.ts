@@ -195,6 +195,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     quietMs: config.leaseQuietMs,
     recall: (session, lease) => sessions.get(session)?.outbox?.recall(lease),
     isAlive: (session) => session === masterSession || sessions.isAlive(session),
+    wantsOffers: (session) => sessions.get(session)?.wantsLeases !== false,
     fence: (session, reason) => fence(session, reason),
   })
   const fence = (session: SessionId, reason: string): void => {

@@ -123,6 +123,7 @@ const connection = (
     const { early } = state
     // From here to the end nothing waits: no reply can come before the welcome.
     outbox.welcome(welcome(options, session))
+    session.wantsLeases = !hello.noLeases
     resume(options, session, hello)
     sessions.attach(session, outbox)
     options.leases.repeatRecalls(session.id)

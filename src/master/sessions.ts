@@ -54,6 +54,8 @@ export class Session {
   readonly order = new SessionOrder()
   /** Its requests to the master. */
   readonly activity = new Activity()
+  /** False: it is offered none. */
+  wantsLeases = true
   /** What it said last of its reading and writing. */
   reported: ActivityTotals | undefined
   state: SessionState

@@ -9,7 +9,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startChunkServer } from '../../src/chunkserver/chunk-server.ts'
-import type { FileSystemLimits } from '../../src/client/client-file-system.ts'
+import type { Caching } from '../../src/client/caching.ts'
+import type { ClientFileSystem, FileSystemLimits } from '../../src/client/client-file-system.ts'
 import type { Context, FileSystem } from '../../src/client/file-system.ts'
 import { openFileSystem } from '../../src/client/open-file-system.ts'
 import { startMaster } from '../../src/master/master.ts'
@@ -34,7 +35,11 @@ export interface InProcessCluster {
   /** The master's store. */
   readonly kv: MemoryKv
   /** Opens the file system from a host of its own, "client1", "client2", … */
-  mount(options?: { limits?: Partial<FileSystemLimits>; rootPath?: string }): Promise<FileSystem>
+  mount(options?: {
+    limits?: Partial<FileSystemLimits>
+    rootPath?: string
+    caching?: Caching
+  }): Promise<FileSystem & Pick<ClientFileSystem, 'figures'>>
   stopMaster(): Promise<void>
   startMaster(): Promise<void>
   stopServer(index: number): Promise<void>
@@ -65,7 +70,7 @@ export const startInProcessCluster = async (
     network,
     masterAddress,
     kv,
-    mount: async ({ limits, rootPath } = {}) => {
+    mount: async ({ limits, rootPath, caching } = {}) => {
       const host = `client${fileSystems.length + 1}`
       const transport = network.transport(host)
       const fileSystem = await openFileSystem({
@@ -79,6 +84,7 @@ export const startInProcessCluster = async (
         connectMs: 5000,
         ...(limits === undefined ? {} : { limits }),
         ...(rootPath === undefined ? {} : { rootPath }),
+        ...(caching === undefined ? {} : { caching }),
       })
       fileSystems.push(fileSystem)
       return fileSystem

@@ -85,6 +85,7 @@ export const sessionClient = (
       mountPoint: '/mnt',
       pid: 1,
       rootPath: '',
+      noLeases: false,
       openFiles: [],
       leases: [],
       locks: [],

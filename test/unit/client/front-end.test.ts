@@ -50,7 +50,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
       reduce: (ino, _to, cached) => frontEnd.withdraw(ino, cached, { data: false }) ?? Promise.resolve(),
       gone: () => {},
     },
-    { leasesMax: 100 },
+    { leasesMax: 100, keeps: true },
   )
   const frontEnd: FrontEnd = new FrontEnd({
     leases,

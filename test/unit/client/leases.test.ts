@@ -9,7 +9,7 @@ import type { Lease } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 const { LEASE_MODE_NONE: none, LEASE_MODE_READ: read, LEASE_MODE_WRITE: write } = LeaseMode
 const ino = asIno(7n)
 
-const setUp = (options: { leasesMax?: number } = {}) => {
+const setUp = (options: { leasesMax?: number; keeps?: boolean } = {}) => {
   const returned: Lease[] = []
   const reduced: [Ino, string][] = []
   const state = { confirmed: true, nowMs: 0, finishReduce: undefined as (() => void) | undefined, slow: false }
@@ -27,7 +27,7 @@ const setUp = (options: { leasesMax?: number } = {}) => {
       },
       gone: () => {},
     },
-    { leasesMax: options.leasesMax ?? 100 },
+    { leasesMax: options.leasesMax ?? 100, keeps: options.keeps ?? true },
   )
   return { leases, returned, reduced, state }
 }
@@ -147,4 +147,30 @@ t.test('who gives up waiting for a lease leaves it unpinned', async (t) => {
   leases.recalled({ ino, mode: none, grant: 1n })
   await turn()
   t.strictSame(returned, [{ ino, mode: none, grant: 1n }])
+})
+
+t.test('who keeps none uses only what it has just asked for, and gives it back with the last pin', async (t) => {
+  const { leases, returned, reduced } = setUp({ keeps: false })
+  const first = await leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 1n }))
+  t.notOk(leases.usable(ino, 'read'))
+  t.equal(leases.usableCached(ino), undefined)
+  t.equal(leases.tryPin(ino, 'read'), undefined)
+  t.ok(leases.cached(ino), 'but who has the pin has it')
+  const second = leases.acquire(ino, 'read', asking(leases, { ino, mode: write, grant: 2n }))
+  first!.release()
+  t.strictSame(reduced, [], 'somebody is about to need it')
+  ;(await second)!.release()
+  await turn()
+  t.strictSame(reduced, [[ino, 'none']])
+  t.strictSame(returned, [{ ino, mode: none, grant: 2n }])
+  leases.granted({ ino, mode: write, grant: 3n })
+  await turn()
+  t.strictSame(returned[1], { ino, mode: none, grant: 3n }, 'one that nobody asked for')
+  const giveUp = new AbortController()
+  const waiting = leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 4n }), giveUp.signal)
+  giveUp.abort()
+  await t.rejects(waiting, { code: 'EINTR' })
+  await turn()
+  await turn()
+  t.notOk(leases.holds(ino), 'one that came too late')
 })

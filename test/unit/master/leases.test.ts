@@ -16,6 +16,8 @@ import { manualClock } from '../../lib/manual-clock.ts'
 const a = asSessionId(1n)
 const b = asSessionId(2n)
 const c = asSessionId(3n)
+/** Wants no leases but those that it asks for. */
+const picky = asSessionId(4n)
 const ino = asIno(7n)
 
 const table = () => {
@@ -28,6 +30,7 @@ const table = () => {
     log: silentLog,
     recall: (session, lease) => recalls.push([session, lease]),
     isAlive: (session) => !dead.has(session),
+    wantsOffers: (session) => session !== picky,
     fence: (session, reason) => {
       fenced.push([session, reason])
       dead.add(session)
@@ -117,6 +120,7 @@ t.test('numbers grow across restarts', async (t) => {
     log: silentLog,
     recall: () => {},
     isAlive: () => true,
+    wantsOffers: () => true,
     fence: () => {},
   })
   t.ok(later.grant(a, ino, 'read').grant > grant)
@@ -220,5 +224,20 @@ t.test('a session is offered a bounded number of leases, and gets what it needs 
   t.equal(leases.offer(b, asIno(10n ** 9n)).mode, LeaseMode.LEASE_MODE_READ)
   t.equal(leases.grant(a, asIno(10n ** 9n + 1n), 'write').mode, LeaseMode.LEASE_MODE_WRITE)
   t.strictSame(fenced, [])
+  t.end()
+})
+
+t.test('who wants none is offered none, and gets what it asks for', (t) => {
+  const { leases } = table()
+  const none = { ino, mode: LeaseMode.LEASE_MODE_NONE, grant: 0n }
+  t.strictSame(leases.offer(picky, ino), none)
+  t.strictSame(
+    leases.offerWrite(picky, ino, (effect) => effect()),
+    none,
+  )
+  t.equal(leases.held(picky, ino), 'none')
+  leases.grant(picky, ino, 'read')
+  t.equal(leases.offer(picky, ino).mode, LeaseMode.LEASE_MODE_READ, 'what it holds is what it holds')
+  t.equal(leases.offer(a, ino).mode, LeaseMode.LEASE_MODE_READ)
   t.end()
 })

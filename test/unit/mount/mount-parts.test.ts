@@ -14,6 +14,7 @@ t.test('mount options', (t) => {
     cacheNames: true,
     allowOther: false,
     accessTimes: { directories: 'relative', others: 'relative' },
+    caching: { leases: true, writeBehind: true },
   })
   t.strictSame(parseMountOptions(['ro,nosuid', 'allow_other', 'nonempty,default_permissions']), {
     forKernel: ['ro', 'nosuid'],
@@ -21,11 +22,19 @@ t.test('mount options', (t) => {
     cacheNames: true,
     allowOther: true,
     accessTimes: { directories: 'never', others: 'never' },
+    caching: { leases: true, writeBehind: true },
   })
   t.match(parseMountOptions(['noatime,strictatime', 'nodiratime']), {
     accessTimes: { directories: 'never', others: 'always' },
   })
   t.match(parseMountOptions(['noatime']), { accessTimes: { directories: 'never', others: 'never' } })
+  t.match(parseMountOptions(['sync,async,sync']), { caching: { leases: true, writeBehind: false } })
+  t.match(parseMountOptions(['sync', 'async']), { caching: { leases: true, writeBehind: true } })
+  t.match(parseMountOptions(['noleases', 'strictatime']), {
+    forKernel: ['strictatime'],
+    caching: { leases: false, writeBehind: true },
+    accessTimes: { directories: 'never', others: 'never' },
+  })
   t.throws(() => parseMountOptions(['ro', 'fd=5']), UsageError, 'nothing that would get past us to the kernel')
   t.throws(() => parseMountOptions(['toString']), UsageError)
   t.end()

@@ -126,6 +126,8 @@ export interface Hello {
   openFiles: OpenFile[];
   leases: Lease[];
   locks: HeldLock[];
+  /** The client caches nothing: no lease is offered to it, and it gets those that it asks for. */
+  noLeases: boolean;
 }
 
 export interface Welcome {
@@ -962,6 +964,7 @@ function createBaseHello(): Hello {
     openFiles: [],
     leases: [],
     locks: [],
+    noLeases: false,
   };
 }
 
@@ -999,6 +1002,9 @@ export const Hello: MessageFns<Hello> = {
     }
     for (const v of message.locks) {
       HeldLock.encode(v!, writer.uint32(82).fork()).join();
+    }
+    if (message.noLeases !== false) {
+      writer.uint32(88).bool(message.noLeases);
     }
     return writer;
   },
@@ -1094,6 +1100,14 @@ export const Hello: MessageFns<Hello> = {
             }
 
             message.locks.push(HeldLock.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.noLeases = reader.bool();
             continue;
           }
         }
