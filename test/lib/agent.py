@@ -45,6 +45,30 @@ def map_file(key, length):
     maps[key] = mmap.mmap(files[key], length, mmap.MAP_SHARED, mmap.PROT_READ)
 
 
+def map_read(path, length):
+    """The file stays open and mapped from the first time on."""
+    if path not in maps:
+        hold(path, path, os.O_RDONLY)
+        map_file(path, length)
+    return maps[path][:length].decode("latin1")
+
+
+def map_write(path, text):
+    fd = os.open(path, os.O_RDWR)
+    try:
+        with mmap.mmap(fd, len(text), mmap.MAP_SHARED) as mapped:
+            mapped[:] = text.encode("latin1")
+            mapped.flush()
+    finally:
+        os.close(fd)
+
+
+def unmap_all():
+    for key in list(maps):
+        maps.pop(key).close()
+        let_go(key)
+
+
 steps = {
     "stat": status,
     "exists": os.path.lexists,
@@ -78,6 +102,9 @@ steps = {
     "fstat_links": lambda key: os.fstat(files[key]).st_nlink,
     "map": map_file,
     "mapped": lambda key, length: maps[key][:length].decode("latin1"),
+    "map_read": map_read,
+    "map_write": map_write,
+    "unmap_all": unmap_all,
     "chdir": os.chdir,
     "getcwd": os.getcwd,
 }

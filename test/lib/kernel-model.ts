@@ -2,7 +2,7 @@
  * What a kernel does with names and attributes of a FileSystem: believes them for as long as it was told, forgets them when it is told to,
  * and takes note of what it changes itself. After fs/fuse/dir.c of Linux, without its concurrency.
  */
-import type { Context, Entry, FileSystem } from '../../src/client/file-system.ts'
+import type { Attributes, Context, Entry, FileSystem } from '../../src/client/file-system.ts'
 import { NoSuchName } from '../../src/client/file-system.ts'
 import { PosixError } from '../../src/domain/errors.ts'
 import type { Ino } from '../../src/domain/ids.ts'
@@ -21,7 +21,7 @@ interface Dentry {
 }
 
 interface Node {
-  attributes: Looked
+  attributes: Attributes
   untilMs: number
 }
 
@@ -81,6 +81,11 @@ export class KernelModel {
   }
 
   async stat(ino: Ino): Promise<Looked> {
+    const { mode, nlink, size } = await this.attributes(ino)
+    return { ino, mode, nlink, size }
+  }
+
+  async attributes(ino: Ino): Promise<Attributes> {
     const node = this.#nodes.get(ino)
     if (node !== undefined && this.#nowMs() < node.untilMs) {
       this.hits++
@@ -172,11 +177,9 @@ export class KernelModel {
     this.#dentries.set(keyOf(parent, name), dentry)
   }
 
-  #learn({ attributes, validity }: Entry): Looked {
-    const { ino, mode, nlink, size } = attributes
-    const looked = { ino, mode, nlink, size }
-    this.#nodes.set(ino, { attributes: looked, untilMs: this.#nowMs() + validity.attributesMs })
-    return looked
+  #learn({ attributes, validity }: Entry): Attributes {
+    this.#nodes.set(attributes.ino, { attributes, untilMs: this.#nowMs() + validity.attributesMs })
+    return attributes
   }
 
   #stale(ino: Ino): void {

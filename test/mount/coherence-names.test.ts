@@ -1,5 +1,5 @@
 /**
- * Two mounts, both with their kernel's caches full: what one has changed, the other sees at its first look. Each kind of change in a
+ * Two mounts, both with their kernel's caches full: what one has changed, the other sees at its first look, COHERENCE_ROUNDS times. Each kind of change in a
  * directory of its own, because a directory that is fought for is not cached for a moment.
  */
 import t from 'tap'
@@ -111,6 +111,37 @@ const kinds: readonly Kind[] = [
     prepare: [['create', 'd/f', 'a']],
     looks: [['read', 'd/f']],
     change: [['append', 'd/f', 'b']],
+    asks: true,
+  },
+  {
+    name: 'overwrite',
+    prepare: [['create', 'd/f', 'aaaa']],
+    looks: [
+      ['read', 'd/f'],
+      ['stat', 'd/f'],
+    ],
+    change: [['write', 'd/f', 'bbbbbb']],
+    asks: true,
+  },
+  {
+    name: 'overwrite of what is mapped',
+    prepare: [['create', 'd/f', 'aaaa']],
+    looks: [['map_read', 'd/f', 4]],
+    change: [['write', 'd/f', 'bbbb']],
+    asks: true,
+  },
+  {
+    name: 'mapped, msync',
+    prepare: [['create', 'd/f', 'aaaa']],
+    looks: [['map_read', 'd/f', 4]],
+    change: [['map_write', 'd/f', 'bbbb']],
+    asks: true,
+  },
+  {
+    name: 'msync, read',
+    prepare: [['create', 'd/f', 'aaaa']],
+    looks: [['read', 'd/f']],
+    change: [['map_write', 'd/f', 'bbbb']],
     asks: true,
   },
   {
@@ -233,6 +264,7 @@ t.test('what one mount has changed, the other sees at its first look', async (t)
       }
       if (truth === JSON.stringify(before[index])) unchanged.set(kind.name, (unchanged.get(kind.name) ?? 0) + 1)
     }
+    for (const { agent } of sides) await agent.must(['unmap_all'])
     await sh(`rm -rf ${writer.root}/r${round}k*`)
   }
   t.strictSame([...stale], [], 'nothing stale')
