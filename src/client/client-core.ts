@@ -103,6 +103,7 @@ export class ClientCore {
       leases: this.leases,
       nowMs: () => clock.nowMs(),
       confirmedForMs: () => this.session.confirmedForMs(),
+      later: (work) => void clock.after(0, work),
     })
     this.guard = new OperationGuard(clock, log)
     this.accessTimes = new AccessTimes({
@@ -282,7 +283,7 @@ export class ClientCore {
     for (const ino of new Set(failures.flatMap(({ entry }) => entry.inos))) {
       const cached = this.leases.cached(ino)
       if (cached === undefined) continue
-      void this.frontEnd.withdraw(ino, cached, { data: true })
+      this.frontEnd.withdrawLost(ino, cached, { data: true })
       this.names.gone(ino, cached)
       cached.attributes = undefined
       cached.changeSeen = 0n

@@ -469,7 +469,7 @@ export class ClientFileSystem implements FileSystem {
   #lost(): void {
     const { leases, inodes, frontEnd, journal, log } = this.#core
     for (const [ino, cached] of leases.cachedOfAll()) {
-      void frontEnd.withdraw(ino, cached, { data: (inodes.get(ino)?.handles ?? 0) > 0 })
+      frontEnd.withdrawLost(ino, cached, { data: (inodes.get(ino)?.handles ?? 0) > 0 })
     }
     journal.lost(new PosixError('ESTALE', 'the session has ended'))
     leases.lost()

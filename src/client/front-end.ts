@@ -22,15 +22,21 @@ export interface FrontEndOptions {
   nowMs(): number
   /** For how long leases count, whatever happens. */
   confirmedForMs(): number
+  /** In another turn of the event loop. */
+  later(work: () => void): void
 }
 
 export class FrontEnd {
   readonly #leases: Leases
   readonly #nowMs: () => number
   readonly #confirmedForMs: () => number
+  readonly #later: (work: () => void) => void
+  /** Inodes of whose attributes the front end has asked for, and what is to be done when it has its answers. */
+  readonly #asked = new Map<Ino, { count: number; answered?: () => void }>()
   #receiver: Invalidations | undefined
 
-  constructor({ leases, nowMs, confirmedForMs }: FrontEndOptions) {
+  constructor({ leases, nowMs, confirmedForMs, later }: FrontEndOptions) {
+    this.#later = later
     this.#leases = leases
     this.#nowMs = nowMs
     this.#confirmedForMs = confirmedForMs
@@ -58,12 +64,44 @@ export class FrontEnd {
     return ms
   }
 
+  /** The front end asks for attributes: it believes none. The function that this gives ends it, in the turn of the answer. */
+  asks(ino: Ino): () => void {
+    const asked = this.#asked.get(ino) ?? { count: 0 }
+    this.#asked.set(ino, asked)
+    asked.count++
+    return () => {
+      asked.count--
+      if (asked.count > 0) return
+      this.#asked.delete(ino)
+      if (asked.answered !== undefined) this.#later(asked.answered)
+    }
+  }
+
+  /**
+   * The same as `withdraw` when the lease has ended without being given back, so that others may have changed the inode before. A question
+   * for its attributes that is under way may have been put after such a change. Its answer will be right; but after an invalidation, also of
+   * data, a kernel would not believe it, go on with the size that it knew, and cut off there what it reads. So the answer goes first: with
+   * another size or mtime it makes a kernel drop its pages, too.
+   */
+  withdrawLost(ino: Ino, cached: Cached, options: { data: boolean }): void {
+    const asked = this.#asked.get(ino)
+    if (asked === undefined) void this.withdraw(ino, cached, options)
+    else {
+      void this.#withdrawNames(ino, cached)
+      asked.answered = () => void this.withdraw(ino, cached, options)
+    }
+  }
+
   /** Everything that was told under this lease is not to be believed any longer; undefined: that took effect at once. */
   withdraw(ino: Ino, cached: Cached, options: { data: boolean }): Promise<void> | undefined {
     if (options.data) this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
-    const names = this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined
+    const names = this.#withdrawNames(ino, cached)
     const attributes = this.forgetAttributes(ino, cached)
     return names === undefined ? attributes : names.then(() => attributes)
+  }
+
+  #withdrawNames(ino: Ino, cached: Cached): Promise<void> | undefined {
+    return this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined
   }
 
   /**

@@ -27,8 +27,13 @@ export class InodeOperations {
       return Promise.resolve(this.#core.entry(known, 0))
     }
     return this.#core.run(context, async (signal) => {
-      const attributes = ino === this.#core.root ? this.lookAtRoot(signal) : this.ask(ino, signal)
-      return this.#core.entry(await attributes, 0)
+      const end = this.#core.frontEnd.asks(ino)
+      try {
+        const attributes = ino === this.#core.root ? this.lookAtRoot(signal) : this.ask(ino, signal)
+        return this.#core.entry(await attributes, 0)
+      } finally {
+        end()
+      }
     })
   }
 

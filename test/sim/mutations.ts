@@ -43,8 +43,8 @@ export const mutations: readonly Mutation[] = [
   {
     name: 'the kernel is not told that names are old',
     file: 'src/client/front-end.ts',
-    find: 'this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined',
-    replace: 'undefined',
+    find: 'return this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined',
+    replace: 'return undefined',
   },
   {
     name: 'a fenced session may still commit',

@@ -56,6 +56,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
     leases,
     nowMs: () => state.nowMs,
     confirmedForMs: () => state.confirmedForMs,
+    later: (work) => void setImmediate(work),
   })
   const attach = (): void =>
     frontEnd.attach({
@@ -156,6 +157,30 @@ t.test('a name that moves to where no lease covers it is forgotten', (t) => {
   t.strictSame(said, ['names'])
   t.end()
 })
+
+t.test(
+  'what was told under a lease that was lost: names at once, the rest behind an answer that is awaited',
+  async (t) => {
+    const { frontEnd, attach, said, leases } = setUp()
+    attach()
+    frontEnd.attributesMs(file)
+    frontEnd.namesMs(directory)
+    frontEnd.attributesMs(directory)
+    frontEnd.withdrawLost(file, leases.cached(file)!, { data: true })
+    t.strictSame(said.splice(0), [`data ${file}`, `attributes ${file}`])
+    const ends = [frontEnd.asks(file), frontEnd.asks(file), frontEnd.asks(directory)]
+    frontEnd.withdrawLost(file, leases.cached(file)!, { data: true })
+    frontEnd.withdrawLost(directory, leases.cached(directory)!, { data: false })
+    t.strictSame(said.splice(0), ['names'])
+    for (const end of ends.slice(0, 2)) {
+      t.strictSame(said, [])
+      end()
+    }
+    t.strictSame(said, [], 'the answer is handed over in this turn')
+    await new Promise((resolve) => setImmediate(resolve))
+    t.strictSame(said, [`data ${file}`, `attributes ${file}`])
+  },
+)
 
 t.test('attributes: the newest count, times that are equal are kept once', (t) => {
   const cached = new Cached()
