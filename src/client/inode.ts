@@ -154,6 +154,11 @@ export class Inodes {
     return this.#inodes.values()
   }
 
+  get anyBuffered(): boolean {
+    for (const { buffered } of this.#inodes.values()) if (buffered) return true
+    return false
+  }
+
   /** The inode, kept until `release`. */
   use(ino: Ino): Inode {
     let inode = this.#inodes.get(ino)

@@ -88,9 +88,13 @@ export class Namespace {
   }
 
   link(context: Context, ino: Ino, parent: Ino, name: Buffer): Promise<Entry> {
-    const made = this.#core.writeBehind.link(ino, { parent, name })
-    if (made !== undefined) return Promise.resolve(this.#core.madeEntry(made.attributes, made.entryMs))
-    return this.#make(context, { parent, name }, { $case: 'link', value: { ino, parent, name } }, [ino])
+    if (this.#core.inodes.get(ino)?.buffered === true) {
+      return this.#core.run(context, async (signal) => {
+        await this.#flushBuffered(ino, signal)
+        return this.#link(context, ino, { parent, name })
+      })
+    }
+    return this.#link(context, ino, { parent, name })
   }
 
   unlink(context: Context, parent: Ino, name: Buffer): Promise<void> {
@@ -107,7 +111,8 @@ export class Namespace {
     const value = { ...source, newParent: target.parent, newName: target.name, flags }
     const { frontEnd } = this.#core
     return this.#core.run(context, async (signal) => {
-      await this.#flushBuffered(source, signal)
+      await this.#flushMoved(source, signal)
+      if (flags === exchange) await this.#flushMoved(target, signal)
       if (this.#core.writeBehind.rename(source, target, flags)) return
       const inos = [this.#leadsTo(source), this.#leadsTo(target)]
       await this.#change([source, target], inos, { $case: 'rename', value }, 'changed', signal, (result, nameIs) => {
@@ -154,6 +159,12 @@ export class Namespace {
     return made
   }
 
+  #link(context: Context, ino: Ino, place: Place): Promise<Entry> {
+    const made = this.#core.writeBehind.link(ino, place)
+    if (made !== undefined) return Promise.resolve(this.#core.madeEntry(made.attributes, made.entryMs))
+    return this.#make(context, place, { $case: 'link', value: { ino, ...place } }, [ino])
+  }
+
   #makeHere(context: Context, place: Place, what: New): Promise<Entry> | undefined {
     const here = this.#core.writeBehind.make(context, place, what)
     if (here === undefined) return undefined
@@ -188,9 +199,24 @@ export class Namespace {
     return cached === undefined ? undefined : this.#core.names.get(cached, name)
   }
 
-  /** A file that is moved takes its content along: who replaces a file by one that it has just written never finds an empty one. */
-  async #flushBuffered(place: Place, signal: AbortSignal): Promise<void> {
-    const ino = this.#leadsTo(place)
+  /** What the name leads to is asked where it is not known and may matter. */
+  async #flushMoved({ parent, name }: Place, signal: AbortSignal): Promise<void> {
+    let ino = this.#leadsTo({ parent, name })
+    if (ino === undefined && this.#core.inodes.anyBuffered) {
+      try {
+        ino = (await this.find(parent, name, signal)).attributes.ino
+      } catch (caught) {
+        if (!(caught instanceof NoSuchName)) throw caught
+      }
+    }
+    await this.#flushBuffered(ino, signal)
+  }
+
+  /**
+   * A file that gets another name takes its content along: who puts a file in place that it has just written, by rename(2) or link(2), never
+   * finds an empty one there, whatever dies meanwhile.
+   */
+  async #flushBuffered(ino: Ino | undefined, signal: AbortSignal): Promise<void> {
     const inode = ino === undefined ? undefined : this.#core.inodes.get(ino)
     if (inode?.buffered === true) await orAborted(this.#core.flush(inode), signal)
   }

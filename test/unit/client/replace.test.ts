@@ -1,0 +1,81 @@
+/** Who puts a file in place that it has just written never finds anything else there, also when its client is gone the next moment. */
+import t from 'tap'
+import type { Test } from 'tap'
+import { setTimeout as pause } from 'node:timers/promises'
+import type { FileSystem } from '../../../src/client/file-system.ts'
+import type { Ino } from '../../../src/domain/ids.ts'
+import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
+
+const O_RDWR = 2
+const RENAME_EXCHANGE = 2
+const noKill = { killPrivileges: false }
+const name = (text: string): Buffer => Buffer.from(text)
+/** More than what lives in an inode, and in more than one batch. */
+const sizes = [100, 9000, 6_000_000]
+
+/** Written and closed, as programs do. */
+const write = async (fs: FileSystem, parent: Ino, text: string, content: Buffer): Promise<Ino> => {
+  const { entry, opened } = await fs.create(caller(), parent, name(text), 0o644, O_RDWR)
+  await fs.write(caller(), opened.handle, 0n, content, noKill)
+  await fs.flush(caller(), opened.handle, 1n)
+  await fs.release(opened.handle)
+  return entry.attributes.ino
+}
+
+const read = async (fs: FileSystem, parent: Ino, text: string): Promise<Buffer> => {
+  const { attributes } = await fs.lookup(caller(), parent, name(text))
+  const { handle } = await fs.open(caller(), attributes.ino, 0)
+  const parts: Buffer[] = []
+  for (let offset = 0n; ; offset += 1_000_000n) {
+    const part = await fs.read(caller(), handle, offset, 1_000_000)
+    if (part.length === 0) break
+    parts.push(Buffer.from(part))
+  }
+  await fs.release(handle)
+  return Buffer.concat(parts)
+}
+
+const kinds = ['renamed', 'replaced', 'exchanged', 'linked'] as const
+
+const puts = async (t: Test, kind: (typeof kinds)[number], isShared: boolean): Promise<void> => {
+  // In a directory of its own the client answers for the names itself; of one that is fought for it does not even know them.
+  const cluster = await startInProcessCluster(t, {
+    config: { sessionLeaseMs: 500, leaseQuietMs: isShared ? 60_000 : 0 },
+  })
+  const a = await cluster.mount()
+  const b = await cluster.mount()
+  const { attributes } = await a.mkdir(caller(), a.root, name('d'), 0o755)
+  const directory = attributes.ino
+  const place = (text: string): { parent: Ino; name: Buffer } => ({ parent: directory, name: name(text) })
+  await write(a, directory, 'first', name('x'))
+  await pause(50)
+  if (isShared) await write(b, directory, 'other', name('x'))
+  for (const size of sizes) {
+    const old = Buffer.alloc(size, 'old')
+    if (kind === 'replaced' || kind === 'exchanged') await write(a, directory, `f${size}`, old)
+    await a.syncfs(caller())
+    const ino = await write(a, directory, 'tmp', Buffer.alloc(size, 'new'))
+    if (kind === 'linked') {
+      await a.link(caller(), ino, directory, name(`f${size}`))
+      await a.unlink(caller(), directory, name('tmp'))
+    } else if (kind === 'exchanged') {
+      await a.rename(caller(), place(`f${size}`), place('tmp'), RENAME_EXCHANGE)
+      if (size !== sizes.at(-1)) await a.unlink(caller(), directory, name('tmp'))
+    } else await a.rename(caller(), place('tmp'), place(`f${size}`), 0)
+  }
+  cluster.network.cut('client1', 'master')
+  for (const size of sizes) {
+    // The last name may not have been told to the master yet.
+    const found = await read(b, directory, `f${size}`).catch(() => undefined)
+    const is = ['new', 'old'].find((text) => found?.equals(Buffer.alloc(size, text)))
+    if (size !== sizes.at(-1)) t.equal(is, 'new', `${size} bytes`)
+    else t.ok(found === undefined || is !== undefined, `${size} bytes: ${is ?? found?.length ?? 'not there'}`)
+  }
+  cluster.network.heal('client1', 'master')
+  await cluster.close()
+}
+
+for (const kind of kinds) {
+  t.test(`${kind} in a directory of its own`, (t) => puts(t, kind, false))
+  t.test(`${kind} in a directory that is fought for`, (t) => puts(t, kind, true))
+}
