@@ -31,6 +31,7 @@ import type { JournalFailure } from './journal.ts'
 import { Leases } from './leases.ts'
 import { Names } from './names.ts'
 import { OperationGuard } from './operation-guard.ts'
+import { fateOf } from './requests.ts'
 import type { Operation, Result, ResultName, ResultValue } from './requests.ts'
 import type { Session } from './session.ts'
 import { WriteBehind } from './write-behind.ts'
@@ -71,6 +72,8 @@ export class ClientCore {
   readonly writeBehind: WriteBehind
   /** Closes and flushes that nobody waits for. */
   readonly background = new Set<Promise<void>>()
+  /** Requests so far that may have changed something. */
+  #changeRequests = 0
   readonly #reduce: ClientCoreOptions['reduce']
   readonly #failed: ClientCoreOptions['failed']
   /** What is buffered of a file is committed, in the order of the journal. */
@@ -154,8 +157,18 @@ export class ClientCore {
     signal?: AbortSignal,
     hooks: { late?: (result: Result) => void; outcome?: (result: Result | undefined) => void } = {},
   ): Promise<ResultValue<Name>> {
+    this.#count(operation)
     this.journal.push()
     return this.session.call(operation, name, { signal, ...hooks })
+  }
+
+  /** A number that grows with everything that this client changes at the master, or may change; when it is asked for, not when it is done. */
+  get changes(): number {
+    return this.#changeRequests + this.journal.last
+  }
+
+  #count(operation: Operation): void {
+    if (fateOf(operation) !== 'again') this.#changeRequests++
   }
 
   /** Everything that was done to these inodes here is durable at the master, or has failed. */
@@ -166,6 +179,7 @@ export class ClientCore {
 
   /** A request of the client's own, which waits for as long as it takes. */
   persist<Name extends ResultName>(operation: Operation, name: Name): Promise<ResultValue<Name>> {
+    this.#count(operation)
     if (operation.$case !== 'reserveInos') this.journal.push()
     return this.session.call(operation, name, { deadlineMs: Infinity })
   }

@@ -19,7 +19,7 @@ import type { Ino } from '../domain/ids.ts'
 import { blockBytes, nameBytesMax } from '../domain/limits.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
-import type { Push, StatfsReply } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { Push } from '../protocol/gen/shoal/v1/session.pb.ts'
 import { AppendQueue } from './append-queue.ts'
 import { ByteBudget } from './byte-budget.ts'
 import type { Caching } from './caching.ts'
@@ -51,12 +51,12 @@ import { Handles } from './handles.ts'
 import { InodeOperations } from './inode-operations.ts'
 import { describeEntry } from './journal.ts'
 import type { JournalFailure } from './journal.ts'
-import { LastSeen } from './last-seen.ts'
 import type { Locations } from './locations.ts'
 import { Namespace } from './namespace.ts'
 import type { Place } from './names.ts'
 import { OpenFiles } from './open-files.ts'
 import type { SessionHooks } from './session.ts'
+import { Statistics } from './statistics.ts'
 import { UnsyncedChunks } from './unsynced-chunks.ts'
 import { orAborted } from './waiting.ts'
 
@@ -113,7 +113,7 @@ export class ClientFileSystem implements FileSystem {
   readonly #fileLocks: FileLocks
   readonly #openFiles: OpenFiles
   readonly #directories: Directories
-  readonly #statistics: LastSeen<StatfsReply>
+  readonly #statistics: Statistics
   /** What is held at this moment. */
   readonly figures: () => ClientFigures
   #closing: Promise<void> | undefined
@@ -200,7 +200,12 @@ export class ClientFileSystem implements FileSystem {
     this.#fileChanges = fileChanges
     this.#openFiles = new OpenFiles({ core, handles, flusher, fileChanges, fileLocks, inodeOperations, namespace })
     this.#directories = new Directories(core, handles)
-    this.#statistics = new LastSeen(clock, () => core.isMasterAway())
+    this.#statistics = new Statistics({
+      clock,
+      ask: (signal) => core.call({ $case: 'statfs', value: {} }, 'statfs', signal),
+      isAway: () => core.isMasterAway(),
+      changes: () => core.changes,
+    })
   }
 
   /** What the session asks of and tells to this file system. */
@@ -226,7 +231,7 @@ export class ClientFileSystem implements FileSystem {
 
   /** So that there is something to tell if the master goes away before anybody asks. */
   async #lookAround(signal: AbortSignal): Promise<void> {
-    this.#statistics.see(await this.#askStatistics(signal))
+    await this.#statistics.look(signal)
     await this.#inodeOperations.lookAtRoot(signal)
   }
 
@@ -359,13 +364,9 @@ export class ClientFileSystem implements FileSystem {
 
   statfs(context: Context): Promise<FileSystemStatistics> {
     return this.#core.run(context, async (signal) => {
-      const { bytesTotal, bytesFree, inodesUsed } = await this.#statistics.look(this.#askStatistics(signal))
+      const { bytesTotal, bytesFree, inodesUsed } = await this.#statistics.tell(signal)
       return { bytesTotal, bytesFree, inodesUsed, inodesFree: inodesFreeShown, nameBytesMax, blockBytes }
     })
-  }
-
-  #askStatistics(signal: AbortSignal): Promise<StatfsReply> {
-    return this.#core.call({ $case: 'statfs', value: {} }, 'statfs', signal)
   }
 
   getxattr(context: Context, ino: Ino, name: Buffer): Promise<Buffer> {
