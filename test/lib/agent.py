@@ -2,14 +2,28 @@
 """Makes system calls step by step, as a test says: reads JSON lines, each a list of steps [name, argument...], and prints for each line the
 list of what came of them: {"is": VALUE} or {"fails": ERRNO_NAME}. One process keeps its caches and open files from step to step.
 """
+import ctypes
 import errno
 import json
 import mmap
 import os
+import stat
 import sys
 
+os.umask(0o022)
+libc = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD = -100
+AT_SYMLINK_FOLLOW = 0x400
 files = {}
 maps = {}
+# Two names of one number.
+error_names = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
+
+
+def raising(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return result
 
 
 def open_read(path):
@@ -69,8 +83,50 @@ def unmap_all():
         let_go(key)
 
 
+def kind(path):
+    """What does not depend on the file system: no inode numbers, and no sizes of directories."""
+    s = os.lstat(path)
+    return [oct(s.st_mode), s.st_nlink, s.st_uid, s.st_gid, -1 if stat.S_ISDIR(s.st_mode) else s.st_size]
+
+
+def mtime_seconds(path, now_from):
+    """Of a time of today: "now"."""
+    seconds = os.lstat(path).st_mtime_ns // 10**9
+    return seconds if seconds < now_from else "now"
+
+
+def fallocate(key, mode, offset, length):
+    raising(libc.fallocate(files[key], mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
+def hold_tmpfile(key, directory):
+    files[key] = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+
+
+def give_name(key, path):
+    source = b"/proc/self/fd/%d" % files[key]
+    raising(libc.linkat(AT_FDCWD, source, AT_FDCWD, os.fsencode(path), AT_SYMLINK_FOLLOW))
+
+
+def holes(key):
+    """Where data begins and ends, in whole blocks of 4096 bytes."""
+    found, at, size = [], 0, os.fstat(files[key]).st_size
+    while at < size:
+        try:
+            start = os.lseek(files[key], at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        at = os.lseek(files[key], start, os.SEEK_HOLE)
+        found.append([start // 4096, -(-at // 4096)])
+    return found
+
+
 steps = {
     "stat": status,
+    "kind": kind,
+    "mtime": mtime_seconds,
     "exists": os.path.lexists,
     "read": open_read,
     "list": lambda path: sorted(os.listdir(path)),
@@ -94,11 +150,23 @@ steps = {
     "truncate": os.truncate,
     "setxattr": lambda path, name, value: os.setxattr(path, name, value.encode("latin1")),
     "removexattr": os.removexattr,
+    "setxattr_flags": lambda path, name, value, flags: os.setxattr(path, name, value.encode("latin1"), flags),
+    "rename_flags": lambda source, target, flags: raising(
+        libc.renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flags)
+    ),
+    "fallocate": fallocate,
+    "ftruncate": lambda key, size: os.ftruncate(files[key], size),
+    "copy_range": lambda source, target, length, offset, to: os.copy_file_range(files[source], files[target], length, offset, to),
+    "holes": holes,
+    "hold_tmpfile": hold_tmpfile,
+    "give_name": give_name,
     "hold": hold,
     "let_go": let_go,
     "pread": lambda key, length, offset: os.pread(files[key], length, offset).decode("latin1"),
     "pwrite": lambda key, text, offset: os.pwrite(files[key], text.encode("latin1"), offset),
     "fstat_size": lambda key: os.fstat(files[key]).st_size,
+    "fsync": lambda key: os.fsync(files[key]),
+    "blocks": lambda key: os.fstat(files[key]).st_blocks,
     "fstat_links": lambda key: os.fstat(files[key]).st_nlink,
     "map": map_file,
     "mapped": lambda key, length: maps[key][:length].decode("latin1"),
@@ -115,5 +183,5 @@ for line in sys.stdin:
         try:
             results.append({"is": steps[name](*arguments)})
         except OSError as error:
-            results.append({"fails": errno.errorcode.get(error.errno, str(error.errno))})
+            results.append({"fails": error_names.get(error.errno, str(error.errno))})
     print(json.dumps(results), flush=True)

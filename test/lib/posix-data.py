@@ -101,7 +101,7 @@ class Helper:
             source = os.fdopen(ours)
             for line in source:
                 try:
-                    is_ = eval(line, globals(), {"files": files})
+                    is_ = eval(line, {**globals(), "files": files})
                     said = {"is": is_}
                 except OSError as error:
                     said = {"fails": errno.errorcode.get(error.errno)}
@@ -532,7 +532,7 @@ def waiting_for_locks():
     helper.does("closed(files, 'f')")
     helper.does("opened(files, 'f', 'locked')")
     lock(fd, fcntl.F_SETLK, fcntl.F_WRLCK, 0, 10)
-    helper.tell("lock_or_interrupted(files['f'])")
+    helper.tell("interrupted(lambda: lock(files['f'], fcntl.F_SETLKW, fcntl.F_WRLCK, 0, 10))")
     same(helper.waits(), True)
     os.kill(helper.pid, signal.SIGUSR1)
     same(helper.answer(), "interrupted", "a signal ends the wait")
@@ -541,6 +541,21 @@ def waiting_for_locks():
     same(lock_in_way(fd, 0, 0), None, "and it got nothing after that")
     helper.tell("fcntl.flock(files['f'], fcntl.LOCK_EX)")
     same(helper.answer(), None)
+    for waits, lets_go in (
+        ("fcntl.flock(files['f'], fcntl.LOCK_EX)", lambda: fcntl.flock(fd, fcntl.LOCK_UN)),
+        ("lock(files['f'], F_OFD_SETLKW, fcntl.F_WRLCK, 0, 10)", lambda: lock(fd, F_OFD_SETLK, fcntl.F_UNLCK, 0, 10)),
+    ):
+        helper.does("fcntl.flock(files['f'], fcntl.LOCK_UN)")
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        lock(fd, F_OFD_SETLK, fcntl.F_WRLCK, 0, 10)
+        helper.tell(f"interrupted(lambda: {waits})")
+        same(helper.waits(), True)
+        os.kill(helper.pid, signal.SIGUSR1)
+        same(helper.answer(), "interrupted", waits)
+        helper.tell(waits)
+        same(helper.waits(), True)
+        lets_go()
+        same(helper.answer(), None, waits)
     helper.end()
     os.close(fd)
     os.unlink(path("locked"))
@@ -550,7 +565,7 @@ class Interrupted(Exception):
     pass
 
 
-def lock_or_interrupted(fd):
+def interrupted(wait):
     """Python would wait again after a signal whose handler does not raise."""
 
     def handler(*_):
@@ -558,7 +573,7 @@ def lock_or_interrupted(fd):
 
     signal.signal(signal.SIGUSR1, handler)
     try:
-        lock(fd, fcntl.F_SETLKW, fcntl.F_WRLCK, 0, 10)
+        wait()
     except Interrupted:
         return "interrupted"
 

@@ -1,9 +1,15 @@
 /** A mount keeps the rules that a local file system keeps; and what another mount must see of them. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
+import type { Doer } from '../conformance/posix-steps-suite.ts'
+import { posixComparison, posixRules } from '../conformance/posix-steps-suite.ts'
 import { posixSuite, posixSuitePrograms } from '../conformance/posix-suite.ts'
+import { Agent } from '../lib/agent.ts'
 import { eventually, startCluster } from '../lib/cluster.ts'
 import { needs } from '../lib/needs.ts'
-import { run, sh } from '../lib/sh.ts'
+import { check, run, sh } from '../lib/sh.ts'
 
 const programs = [...posixSuitePrograms, 'setpriv', 'chattr']
 const asUser = ['--reuid=1000', '--regid=1000', '--clear-groups']
@@ -30,6 +36,34 @@ t.test('a mount', { timeout: 300_000 }, async (t) => {
   const cluster = await startCluster(t, { mounts: 2 })
   const [here, there] = cluster.mounts.map(({ directory }) => directory) as [string, string]
   await posixSuite(t, here)
+
+  const oracle = await mkdtemp(join(tmpdir(), 'shoal-posix-'))
+  t.teardown(() => rm(oracle, { recursive: true, force: true }))
+  const agentIn = async (directory: string): Promise<Doer> => {
+    const agent = new Agent(t)
+    await agent.must(['mkdir', directory], ['chdir', directory])
+    return agent
+  }
+  await t.test('the rules step by step', (t) => posixRules(t, (name) => agentIn(join(here, name))))
+  await t.test('random steps here and in a local directory', async (t) => {
+    for (let seed = 11; seed <= 13; seed++) {
+      const [local, mounted] = await Promise.all([oracle, here].map((root) => agentIn(join(root, `seed-${seed}`))))
+      await posixComparison(t, { oracle: local!, subject: mounted!, seed, steps: 400 })
+    }
+  })
+
+  await t.test('with nosuid and nodev a mount has neither', async (t) => {
+    const plain = await cluster.addMount(['-o', 'nosuid,nodev'])
+    await sh(`cp /usr/bin/id '${here}/id'; chmod 4755 '${here}/id'; mknod -m 666 '${here}/null' c 1 3`)
+    const as = async (directory: string): Promise<string> =>
+      (await check('setpriv', [...asUser, './id', '-u'], { cwd: directory })).trim()
+    const writes = async (directory: string): Promise<boolean> =>
+      (await run('sh', ['-c', 'echo x > null'], { cwd: directory })).code === 0
+    t.equal(await as(here), '0')
+    t.equal(await as(plain.directory), '1000')
+    t.ok(await writes(here))
+    t.notOk(await writes(plain.directory))
+  })
 
   await t.test('a list that another mount sets counts at once', async (t) => {
     await sh(`echo text > '${here}/list'; chmod 600 '${here}/list'`)

@@ -1,4 +1,5 @@
 """Extended attributes: xattr(7), setxattr(2), listxattr(2)."""
+import ctypes
 import os
 
 from rules import as_user, equal, fails, make, rule
@@ -17,6 +18,28 @@ def _():
     os.removexattr("f", "user.a")
     fails("ENODATA", os.getxattr, "f", "user.a")
     fails("ENODATA", os.removexattr, "f", "user.a")
+
+
+@rule("how long a value or the list is, and that it does not fit")
+def _():
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(function, *arguments):
+        length = function(b"f", *arguments)
+        if length < 0:
+            raise OSError(ctypes.get_errno(), "f")
+        return length
+
+    make("f")
+    os.setxattr("f", "user.a", b"12345")
+    equal(call(libc.getxattr, b"user.a", None, 0), 5)
+    equal(call(libc.listxattr, None, 0), 7)
+    room = ctypes.create_string_buffer(100)
+    fails("ERANGE", call, libc.getxattr, b"user.a", room, 4)
+    fails("ERANGE", call, libc.listxattr, room, 6)
+    equal(call(libc.getxattr, b"user.a", room, 5), 5)
+    equal(call(libc.listxattr, room, 7), 7)
+    equal(room.raw[:7], b"user.a\0")
 
 
 @rule("only the known kinds of names exist")
