@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs a package of deploy/package.sh: the program, /usr/bin/shoal, the helper of mount(8) and the systemd units. Starts nothing and
-# keeps every configuration file. Running it again with another package is an upgrade.
+# Installs a package of deploy/package.sh: the program, /usr/bin/shoal, the helper of mount(8), the systemd units, manual pages and the
+# completion of shells. Starts nothing and keeps every configuration file. Running it again with another package is an upgrade.
 #
 # usage: deploy/install.sh [--root DIR] PACKAGE      --root: into a directory tree, such as an image, instead of this machine
 set -eu
@@ -32,4 +32,8 @@ if [ ! "$root/sbin" -ef "$root/usr/sbin" ]; then
   ln -sfn ../usr/sbin/mount.shoal "$root/sbin/mount.shoal"
 fi
 install -m 644 "$lib"/deploy/systemd/*.service "$root/usr/lib/systemd/system/"
+# A page of a command that is no more would stay.
+rm -f "$root"/usr/share/man/man1/shoal.1 "$root"/usr/share/man/man1/shoal-*.1
+mkdir -p "$root/usr/share"
+cp -R "$lib/dist/share/." "$root/usr/share/"
 echo "installed $(sed -n 's/^ *"version": "\(.*\)",$/shoal \1/p' "$lib/package.json" | head -n 1)${root:+ in $root}"

@@ -12,12 +12,22 @@ fail() {
 }
 [ -f dist/src/cli/shoal.js ] || fail 'there is no dist: run npm ci && npm run build first'
 mkdir -p "$(dirname "$package")"
+# Manual pages and the completion of shells, from the definitions of the command line.
+share=dist/share
+rm -rf "$share"
+mkdir -p "$share/man/man8" "$share/bash-completion/completions" "$share/zsh/vendor-completions" "$share/fish/vendor_completions.d"
+shoal='node dist/src/cli/shoal.js'
+$shoal man --directory "$share/man/man1"
+echo '.so man1/shoal-mount.1' >"$share/man/man8/mount.shoal.8"
+$shoal completion bash >"$share/bash-completion/completions/shoal"
+$shoal completion zsh >"$share/zsh/vendor-completions/_shoal"
+$shoal completion fish >"$share/fish/vendor_completions.d/shoal.fish"
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
 # Only the modules that are needed to run; those nested in another come with it.
 npm ls --omit=dev --all --parseable 2>/dev/null | tail -n +2 | sed "s|^$PWD/||" | grep -v '/node_modules/' | sort -u >"$list"
 [ -s "$list" ] || fail 'npm ls names no modules: run npm ci first'
-for path in dist/src dist/mount package.json LICENSE README.md deploy mount/native/build/Release src/platform/native/build/Release; do
+for path in dist/src dist/mount dist/share package.json LICENSE README.md deploy mount/native/build/Release src/platform/native/build/Release; do
   if [ -e "$path" ]; then echo "$path" >>"$list"; fi
 done
 # Sources, other platforms and what the compiler left are not needed to run.

@@ -8,11 +8,11 @@ import { Option } from 'commander'
 import type { AdminCall } from '../main/admin-client.ts'
 import { adminClient } from '../main/admin-client.ts'
 import { UsageError } from '../domain/errors.ts'
+import { durationOption } from './duration-option.ts'
 import { argument } from './failure.ts'
 import { defaultMasterAddress, parseAddress, parseMountSource } from './address.ts'
 import { isShoal, mountPointPath, parseMountInfo } from './mount-table.ts'
 import { readFile } from 'node:fs/promises'
-import { parseDurationMs } from './quantity.ts'
 import { TerminalLine } from './terminal-line.ts'
 import { readUpState } from './up-state.ts'
 
@@ -31,7 +31,7 @@ export const withAdminOptions = (command: Command, { json = true }: { json?: boo
     ).argParser(argument(parseAddress)),
   )
   if (json) command.option('--json', 'print JSON')
-  return command.option('--timeout <duration>', 'how long to wait for an answer', argument(parseDurationMs), 10_000)
+  return command.addOption(durationOption('--timeout <duration>', 'how long to wait for an answer', '10s'))
 }
 
 /** SHOAL_MASTER, or the cluster that was started here by `shoal up`, or the default port on this machine. */

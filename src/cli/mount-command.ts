@@ -5,15 +5,15 @@
 import { mkdir } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import { UsageError } from '../domain/errors.ts'
 import { argument } from './failure.ts'
 import { defaultMasterAddress, parseMountSource } from './address.ts'
 import { startChild } from './child.ts'
+import { durationOption } from './duration-option.ts'
 import { splitFstabOptions } from './fstab-options.ts'
 import { mountPointPath } from './mount-table.ts'
 import { forgetServingProcess, rememberServingProcess } from './serving-process.ts'
-import { parseDurationMs } from './quantity.ts'
 import { serve, withServeOptions, type ServeOptions } from './serve.ts'
 
 interface MountCommandOptions extends ServeOptions {
@@ -106,17 +106,22 @@ export const mountCommand = (): Command =>
         },
       )
       .argument('<dir>', 'where to mount; an existing directory')
-      .option('-o, --options <list>', 'mount options, separated by commas, such as ro or allow_other', collect, [])
+      .addOption(
+        new Option('-o, --options <list>', 'mount options, separated by commas, such as ro or allow_other')
+          .argParser(collect)
+          .default([], 'none'),
+      )
       .option('-f, --foreground', 'serve from this process and log to standard error; Ctrl-C unmounts')
       .option(
         '--log-file <file>',
         'log of the serving process (default: /var/log/shoal/mount-DIR.log, or in ~/.local/state/shoal)',
       )
-      .option(
-        '--connect-timeout <duration>',
-        'how long to look for the master; a mount that exists waits for it for ever',
-        argument(parseDurationMs),
-        10_000,
+      .addOption(
+        durationOption(
+          '--connect-timeout <duration>',
+          'how long to look for the master; a mount that exists waits for it for ever',
+          '10s',
+        ),
       ),
   )
     .addHelpText(

@@ -1,87 +1,9 @@
 #!/usr/bin/env node
-/** The `shoal` command: one executable, a subcommand per file. Exit codes: 0 done, 1 failed, 2 the command line was wrong. */
-import { Command } from 'commander'
-import { version } from '../domain/version.ts'
-import { abortCommand } from './abort-command.ts'
-import { chunkServerCommand } from './chunkserver-command.ts'
-import { configCommand } from './config-command.ts'
-import { readConfig } from './config-file.ts'
-import { copiesCommand } from './copies-command.ts'
-import { dfCommand } from './df-command.ts'
+/** The `shoal` command. Exit codes: 0 done, 1 failed, 2 the command line was wrong. */
 import { exitUsage, report } from './failure.ts'
-import { fsckCommand } from './fsck-command.ts'
-import { locateCommand } from './locate-command.ts'
-import { masterCommand } from './master-command.ts'
-import { mountCommand } from './mount-command.ts'
-import { rebalanceCommand } from './rebalance-command.ts'
-import { restoreCommand } from './restore-command.ts'
-import { scrubCommand } from './scrub-command.ts'
-import { serversCommand } from './servers-command.ts'
-import { snapshotMetadataCommand } from './snapshot-metadata-command.ts'
-import { applySettings, configOption, knownSettings, withEnvironment } from './settings.ts'
-import { statusCommand } from './status-command.ts'
-import { topCommand } from './top-command.ts'
-import { umountCommand } from './umount-command.ts'
-import { upCommand } from './up-command.ts'
+import { buildProgram } from './program.ts'
 
-const pathOf = (command: Command): string =>
-  command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
-
-/** Commander's own sentences, with our name in front and what to try behind. */
-const withSentences = (command: Command): Command => {
-  for (const below of command.commands) withSentences(below)
-  return command
-    .exitOverride()
-    .showSuggestionAfterError()
-    .configureOutput({
-      outputError: (text, write) => {
-        write(`shoal: ${text.replace(/^error: /, '').trimEnd()}\nTry: ${pathOf(command)} --help\n`)
-      },
-    })
-}
-
-/** What runs for long and has settings. */
-const roles = [masterCommand(), chunkServerCommand(), mountCommand()].map(withEnvironment)
-
-const program = withSentences(new Command('shoal'))
-  .description('Shoal, a distributed file system that you mount.')
-  .version(version)
-  .addOption(configOption())
-  .hook('preSubcommand', async (program, command) => {
-    if (!roles.includes(command)) return
-    const path = program.opts<{ config?: string }>().config
-    applySettings(command, await readConfig(path, knownSettings(roles)), process.env)
-  })
-  .addHelpText(
-    'after',
-    `
-Examples:
-  shoal up ./mnt                         a whole cluster on this machine, mounted at ./mnt
-  shoal status                           how it is
-  shoal mount 10.0.0.1:9320 /mnt/shoal   mount a cluster of other machines
-
-Exit codes: 0 done, 1 failed, 2 the command line was wrong. SHOAL_DEBUG=1 shows where an unexpected failure came from.`,
-  )
-for (const command of [
-  upCommand(),
-  ...roles,
-  umountCommand(),
-  abortCommand(),
-  statusCommand(),
-  configCommand(roles),
-  serversCommand(),
-  dfCommand(),
-  locateCommand(),
-  copiesCommand(),
-  scrubCommand(),
-  rebalanceCommand(),
-  fsckCommand(),
-  snapshotMetadataCommand(),
-  restoreCommand(),
-  topCommand(),
-]) {
-  program.addCommand(withSentences(command))
-}
+const program = buildProgram()
 
 // A reader that has gone (`shoal status | head`) is no failure.
 process.stdout.on('error', () => undefined)

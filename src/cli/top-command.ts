@@ -4,8 +4,9 @@ import { Command } from 'commander'
 import type { Activity, StatusReply } from '../protocol/gen/shoal/v1/admin.pb.ts'
 import type { AdminOptions } from './administration.ts'
 import { json, withAdminOptions, withMaster } from './administration.ts'
+import { durationOption } from './duration-option.ts'
 import { argument } from './failure.ts'
-import { formatBytes, formatCount, parseCount, parseDurationMs } from './quantity.ts'
+import { formatBytes, formatCount, parseCount } from './quantity.ts'
 import { statusLine, table } from './status-text.ts'
 
 interface TopOptions extends AdminOptions {
@@ -115,7 +116,7 @@ export const topCommand = (): Command =>
   withAdminOptions(
     new Command('top')
       .description('show what mounts and chunk servers are doing now')
-      .option('--interval <duration>', 'between two looks', argument(parseDurationMs), 3000)
+      .addOption(durationOption('--interval <duration>', 'between two looks', '3s'))
       .option(
         '--count <n>',
         'end after so many looks (default: never on a terminal, else 1)',

@@ -2,9 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
 import { UsageError } from '../domain/errors.ts'
-import { argument } from './failure.ts'
+import { durationOption } from './duration-option.ts'
 import { isShoal, mountedAt, mountPointPath } from './mount-table.ts'
-import { parseDurationMs } from './quantity.ts'
 import { servingProcess } from './serving-process.ts'
 import { abortConnection, umount } from './unmount.ts'
 
@@ -43,7 +42,7 @@ export const umountCommand = (): Command =>
       '-f, --force',
       'for a mount that hangs: fail every operation in progress, then detach; loses what is buffered',
     )
-    .option('--wait <duration>', 'how long to wait for buffered data', argument(parseDurationMs), 60_000)
+    .addOption(durationOption('--wait <duration>', 'how long to wait for buffered data', '1m'))
     .addHelpText(
       'after',
       `

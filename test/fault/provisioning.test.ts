@@ -47,6 +47,7 @@ t.test('a cluster of provisioned machines', { timeout: 400_000 }, async (t) => {
     t.equal(await master.sh('stat -c %U /proc/$(cat /run/stand-in/shoal-master.service.pid)'), 'shoal\n')
     const owner = await servers[0]!.sh('stat -c %U /proc/$(cat /run/stand-in/shoal-chunkserver@chunk1.service.pid)')
     t.equal(owner, 'shoal\n')
+    await master.sh('cd /usr/share; test -s man/man1/shoal-mount.1; test -s bash-completion/completions/shoal')
   })
 
   await t.test('one writes, the other reads, and a chunk server goes down in between', async (t) => {
