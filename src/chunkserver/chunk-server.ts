@@ -5,6 +5,7 @@
 import { Activity } from '../domain/activity.ts'
 import { UsageError } from '../domain/errors.ts'
 import type { Running } from '../domain/running.ts'
+import type { ProtocolVersions } from '../domain/protocol-versions.ts'
 import { formatAddress, parseAddress, parseListenAddress } from '../platform/address.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Disk } from '../platform/disk.ts'
@@ -39,6 +40,8 @@ export interface ChunkServerOptions {
   rpc: Transport
   bulk: Transport
   log: Log
+  /** Other versions of the protocol than this program's, for tests of mixed clusters. */
+  protocol?: ProtocolVersions
 }
 
 /** For monitoring. */
@@ -115,6 +118,7 @@ export const startChunkServer = async (options: ChunkServerOptions): Promise<Run
       log,
       load,
       masterAddress: options.masterAddress,
+      protocol: options.protocol,
       address: {
         serverId: 0,
         address: advertised(rpcListener),

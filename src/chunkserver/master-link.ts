@@ -11,7 +11,7 @@
  * Invariant: a change is told until a heartbeat that carried it, or a report that began after it, was answered.
  */
 import { PosixError, UnavailableError, UsageError } from '../domain/errors.ts'
-import { protocolVersion } from '../domain/limits.ts'
+import { isSpoken, protocolVersions, versionsToSend, type ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Transport } from '../platform/transport.ts'
@@ -37,6 +37,8 @@ export interface MasterLinkOptions {
   load: Load
   masterAddress: string
   address: ServerAddress
+  /** Other versions of the protocol than this program's, for tests of mixed clusters. */
+  protocol?: ProtocolVersions | undefined
   /** The master refused this server for good. */
   refused(error: UsageError): void
 }
@@ -86,7 +88,7 @@ export class MasterLink {
   }
 
   async #register(): Promise<RegisterReply> {
-    const { store, rpc, masterAddress, address } = this.#options
+    const { store, rpc, masterAddress, address, protocol = protocolVersions } = this.#options
     const { capacityBytes, usedBytes } = await store.figures()
     const { clusterId, serverId, storeId } = store.identity
     let reply: RegisterReply
@@ -97,7 +99,7 @@ export class MasterLink {
         ClusterDefinition,
         ClusterDefinition.methods.register,
         {
-          protocolVersion,
+          ...versionsToSend(protocol),
           clusterId,
           serverId,
           storeId,
@@ -111,6 +113,11 @@ export class MasterLink {
     } catch (caught) {
       if (caught instanceof PosixError && caught.code === 'EPERM') throw new UsageError(caught.message)
       throw caught
+    }
+    if (!isSpoken(protocol, reply.protocolVersion)) {
+      throw new UsageError(
+        `the master wants version ${reply.protocolVersion} of the protocol, which is not spoken here`,
+      )
     }
     await store.adopt({ clusterId: reply.clusterId, serverId: reply.serverId })
     return reply

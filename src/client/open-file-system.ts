@@ -2,6 +2,7 @@
 import { relatime } from '../domain/access-time.ts'
 import type { AccessTimePolicy } from '../domain/access-time.ts'
 import { UsageError } from '../domain/errors.ts'
+import type { ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
@@ -43,6 +44,8 @@ export interface OpenFileSystemOptions {
   caching?: Caching
   /** How long to wait for the first welcome. */
   connectMs?: number
+  /** Other versions of the protocol than this program's, for tests of mixed clusters. */
+  protocol?: ProtocolVersions
 }
 
 /**
@@ -77,6 +80,7 @@ export const openFileSystem = async (options: OpenFileSystemOptions): Promise<Cl
         random,
         transport: rpc,
         log,
+        protocol: options.protocol,
       },
       fileSystem.hooks,
       giveUp.signal,

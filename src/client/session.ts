@@ -20,7 +20,7 @@
  */
 import { Activity } from '../domain/activity.ts'
 import { PosixError, UnavailableError, UsageError } from '../domain/errors.ts'
-import { protocolVersion } from '../domain/limits.ts'
+import { isSpoken, protocolVersions, versionsToSend, type ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
@@ -83,6 +83,8 @@ export interface SessionOptions {
   random: Random
   transport: Transport
   log: Log
+  /** Other versions of the protocol than this program's, for tests of mixed clusters. */
+  protocol?: ProtocolVersions | undefined
 }
 
 export interface CallOptions {
@@ -126,6 +128,7 @@ export class Session {
   readonly #hooks: SessionHooks
   readonly #clock: Clock
   readonly #log: Log
+  readonly #protocol: ProtocolVersions
   #state: State
   #identity: Identity | undefined
   #welcome: Welcome | undefined
@@ -151,12 +154,15 @@ export class Session {
   readonly #confirmed = new Event()
   readonly #opened = new Event()
   #refusal: Error | undefined
+  /** The refusal that was logged last: it comes again with each attempt. */
+  #refusalLogged = ''
 
   private constructor(options: SessionOptions, hooks: SessionHooks) {
     this.#options = options
     this.#hooks = hooks
     this.#clock = options.clock
     this.#log = options.log
+    this.#protocol = options.protocol ?? protocolVersions
     this.#state = { kind: 'away', timer: options.clock.after(0, () => {}) }
   }
 
@@ -383,7 +389,7 @@ export class Session {
       ...this.#message(),
       answeredThrough: 0n,
       hello: {
-        protocolVersion,
+        ...versionsToSend(this.#protocol),
         sessionId: this.#identity?.id ?? 0n,
         sessionSecret: this.#identity?.secret ?? Buffer.alloc(0),
         host,
@@ -440,14 +446,21 @@ export class Session {
       } else if (this.#welcome === undefined) {
         this.#refuse(new UsageError(failure.message || `the master refuses this mount: ${failure.code}`))
       } else {
-        this.#log.warn('the master refuses the session', { code: failure.code, message: failure.message })
+        if (this.#refusalLogged !== failure.message) {
+          this.#log.warn('the master refuses the session', { code: failure.code, message: failure.message })
+        }
+        this.#refusalLogged = failure.message
         this.#goAway()
       }
       return
     }
+    if (!isSpoken(this.#protocol, welcome.protocolVersion)) {
+      return state.stream.abort(`the master wants version ${welcome.protocolVersion} of the protocol`)
+    }
     const renewed = state.fresh && this.#welcome !== undefined
     if (this.#attempts > 1) this.#log.info('the master is back', { session: welcome.sessionId })
     this.#attempts = 0
+    this.#refusalLogged = ''
     this.#identity = { id: welcome.sessionId, secret: welcome.sessionSecret }
     this.#welcome = welcome
     this.#state = { kind: 'open', stream: state.stream, writable: true }

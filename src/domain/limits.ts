@@ -17,4 +17,3 @@ export const linksMax = 65_000
 export const xattrValueBytesMax = 65_536
 /** 8 EiB - 1, the largest offset of off_t. */
 export const fileBytesMax = (1n << 63n) - 1n
-export const protocolVersion = 1

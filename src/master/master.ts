@@ -6,6 +6,8 @@ import type { ChunkId, ServerId, SessionId } from '../domain/ids.ts'
 import { asChunkId } from '../domain/ids.ts'
 import { UsageError } from '../domain/errors.ts'
 import type { OperationObserver } from '../domain/operation-times.ts'
+import { protocolVersions, type ProtocolVersions } from '../domain/protocol-versions.ts'
+import { version } from '../domain/version.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { DiskSpace } from '../platform/disk.ts'
 import type { KvEngine } from '../platform/kv-engine.ts'
@@ -49,8 +51,6 @@ import { Store } from './store.ts'
 import type { WebOptions, WebServiceOptions } from './web-service.ts'
 import { WebService } from './web-service.ts'
 
-export const version = '0.1.0'
-
 export interface MasterConfig {
   /** weighted, random or rendezvous. */
   placement?: string
@@ -66,6 +66,8 @@ export interface MasterConfig {
   repairBytesPerSecondMax?: number
   /** A replica of an unknown chunk is removed so long after it was first reported. */
   unknownReplicaDelayMs?: number
+  /** Other versions of the protocol than this program's, for tests of mixed clusters. */
+  protocol?: ProtocolVersions
 }
 
 export interface MasterOptions {
@@ -133,6 +135,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     random,
     log,
     clusterId: store.clusterId,
+    protocol: config.protocol,
     known: await knownServers(store),
     adoptBelow: restored.adoptBelow,
     enroll: (server) => enroll(store, server),
@@ -289,6 +292,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     replicaCheck,
     locate: (chunk) => (chunks.get(asChunkId(chunk)) === undefined ? undefined : gate.locate(asChunkId(chunk))),
     contextOf,
+    protocol: config.protocol,
     cluster: { id: store.clusterId, ...config },
     servers: () => servers.addresses(),
     operations: options.operations,
@@ -412,6 +416,7 @@ const checked = (config: MasterConfig): Required<MasterConfig> => {
     repairDelayMs: config.repairDelayMs ?? 10_000,
     repairBytesPerSecondMax: config.repairBytesPerSecondMax ?? 256 * 1024 * 1024,
     unknownReplicaDelayMs: config.unknownReplicaDelayMs ?? 60_000,
+    protocol: config.protocol ?? protocolVersions,
   }
   const whole = (name: string, value: number, min: number, max: number): void => {
     if (Number.isInteger(value) && value >= min && value <= max) return

@@ -13,7 +13,7 @@
 import { PosixError } from '../domain/errors.ts'
 import type { ServerId } from '../domain/ids.ts'
 import { asServerId } from '../domain/ids.ts'
-import { protocolVersion } from '../domain/limits.ts'
+import { agreedVersion, versionRefusal, type ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
@@ -69,6 +69,7 @@ export interface ServerTableOptions {
   random: Random
   log: Log
   clusterId: string
+  protocol: ProtocolVersions
   known: readonly KnownServer[]
   /** Durably makes a number for a new store id. */
   enroll: (server: { storeId: string; rack: string; host: string; id: ServerId | undefined }) => Promise<ServerId>
@@ -144,6 +145,7 @@ export class ServerTable {
       serverId: server.id,
       intervalMs: heartbeatIntervalMs,
       registration: server.registration,
+      protocolVersion: agreedVersion(this.#options.protocol, request) ?? 0,
     }
   }
 
@@ -237,12 +239,8 @@ export class ServerTable {
 
   #refusal(request: RegisterRequest): string | undefined {
     const { address, storeId, clusterId, serverId } = request
-    if (request.protocolVersion !== protocolVersion) {
-      return (
-        `This master speaks version ${protocolVersion} of the protocol, the chunk server version ${request.protocolVersion}. ` +
-        'Install the same version of Shoal on both.'
-      )
-    }
+    const { protocol } = this.#options
+    if (agreedVersion(protocol, request) === undefined) return versionRefusal(protocol, request, 'chunk server')
     if (!address || address.address === '' || storeId === '' || storeId.length > storeIdLengthMax) {
       return 'The chunk server sent no address or no store id.'
     }

@@ -12,7 +12,7 @@
 import { PosixError, UnavailableError } from '../domain/errors.ts'
 import type { Ino, SessionId } from '../domain/ids.ts'
 import { asChunkId, asIno, asServerId, asSessionId } from '../domain/ids.ts'
-import { protocolVersion } from '../domain/limits.ts'
+import { agreedVersion, versionRefusal, type ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { OperationObserver } from '../domain/operation-times.ts'
 import type { LockWish } from '../domain/range-locks.ts'
 import { lockEndMax } from '../domain/range-locks.ts'
@@ -77,6 +77,7 @@ export interface SessionServiceOptions {
   /** Undefined: there is no such chunk. */
   locate: (chunk: bigint) => ServerAddress[] | undefined
   contextOf: (session: SessionId) => OpContext
+  protocol: ProtocolVersions
   cluster: { id: string; copies: number; copiesMin: number; inlineBytesMax: number }
   servers: () => ServerAddress[]
   /** Told of every request that was answered. */
@@ -122,7 +123,7 @@ const connection = (
     if (state.kind !== 'opening') return
     const { early } = state
     // From here to the end nothing waits: no reply can come before the welcome.
-    outbox.welcome(welcome(options, session))
+    outbox.welcome(welcome(options, session, hello))
     session.wantsLeases = !hello.noLeases
     resume(options, session, hello)
     sessions.attach(session, outbox)
@@ -172,12 +173,8 @@ const connection = (
 /** Makes or finds the session that a Hello asks for. */
 const openSession = async (options: SessionServiceOptions, hello: Hello): Promise<Session> => {
   const { sessions, store, contextOf } = options
-  if (hello.protocolVersion !== protocolVersion) {
-    throw new PosixError(
-      'EPROTO',
-      `This master speaks version ${protocolVersion} of the protocol, the client version ${hello.protocolVersion}. ` +
-        'Install the same version of Shoal on both.',
-    )
+  if (agreedVersion(options.protocol, hello) === undefined) {
+    throw new PosixError('EPROTO', versionRefusal(options.protocol, hello, 'client'))
   }
   const { host, mountPoint, pid } = hello
   if (host.length > nameLengthMax || mountPoint.length > nameLengthMax) {
@@ -210,7 +207,7 @@ const resume = (options: SessionServiceOptions, session: Session, hello: Hello):
   }
 }
 
-const welcome = (options: SessionServiceOptions, session: Session): Welcome => ({
+const welcome = (options: SessionServiceOptions, session: Session, hello: Hello): Welcome => ({
   failure: undefined,
   sessionId: session.id,
   sessionSecret: session.record.secret,
@@ -221,6 +218,7 @@ const welcome = (options: SessionServiceOptions, session: Session): Welcome => (
   copiesMin: options.cluster.copiesMin,
   copies: options.cluster.copies,
   servers: options.servers(),
+  protocolVersion: agreedVersion(options.protocol, hello) ?? 0,
 })
 
 const refusal = ({ code, message }: PosixError): Welcome => ({
@@ -234,6 +232,7 @@ const refusal = ({ code, message }: PosixError): Welcome => ({
   copiesMin: 0,
   copies: 0,
   servers: [],
+  protocolVersion: 0,
 })
 
 const received = (options: SessionServiceOptions, session: Session, outbox: Outbox, message: ClientMessage): void => {

@@ -68,6 +68,7 @@ export const startMaster = async (
             serverId,
             intervalMs: 50,
             registration: BigInt(master.registrations.length),
+            protocolVersion: request.protocolVersion,
           }
         }),
       ],

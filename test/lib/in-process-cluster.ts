@@ -16,6 +16,7 @@ import { openFileSystem } from '../../src/client/open-file-system.ts'
 import { startMaster } from '../../src/master/master.ts'
 import type { MasterConfig } from '../../src/master/master.ts'
 import { realClock } from '../../src/platform/clock.ts'
+import type { ProtocolVersions } from '../../src/domain/protocol-versions.ts'
 import { silentLog, stderrLog } from '../../src/platform/log.ts'
 import { realRandom } from '../../src/platform/random.ts'
 import { realDisk } from '../../src/platform/real-disk.ts'
@@ -39,11 +40,13 @@ export interface InProcessCluster {
     limits?: Partial<FileSystemLimits>
     rootPath?: string
     caching?: Caching
+    protocol?: ProtocolVersions
   }): Promise<FileSystem & Pick<ClientFileSystem, 'figures'>>
   stopMaster(): Promise<void>
-  startMaster(): Promise<void>
+  /** `protocol`: as if it were another release. */
+  startMaster(protocol?: ProtocolVersions): Promise<void>
   stopServer(index: number): Promise<void>
-  startServer(index: number): Promise<void>
+  startServer(index: number, protocol?: ProtocolVersions): Promise<void>
   close(): Promise<void>
 }
 
@@ -70,7 +73,7 @@ export const startInProcessCluster = async (
     network,
     masterAddress,
     kv,
-    mount: async ({ limits, rootPath, caching } = {}) => {
+    mount: async ({ limits, rootPath, caching, protocol } = {}) => {
       const host = `client${fileSystems.length + 1}`
       const transport = network.transport(host)
       const fileSystem = await openFileSystem({
@@ -85,6 +88,7 @@ export const startInProcessCluster = async (
         ...(limits === undefined ? {} : { limits }),
         ...(rootPath === undefined ? {} : { rootPath }),
         ...(caching === undefined ? {} : { caching }),
+        ...(protocol === undefined ? {} : { protocol }),
       })
       fileSystems.push(fileSystem)
       return fileSystem
@@ -93,20 +97,25 @@ export const startInProcessCluster = async (
       await master?.close()
       master = undefined
     },
-    startMaster: async () => {
+    startMaster: async (protocol) => {
       master = await startMaster({
         ...common,
         kv,
         rpc: network.transport('master'),
         listenAddress: masterAddress,
-        config: { sessionLeaseMs: 2000, repairDelayMs: 1000, ...options.config },
+        config: {
+          sessionLeaseMs: 2000,
+          repairDelayMs: 1000,
+          ...options.config,
+          ...(protocol === undefined ? {} : { protocol }),
+        },
       })
     },
     stopServer: async (index) => {
       await servers[index]?.close()
       servers[index] = undefined
     },
-    startServer: async (index) => {
+    startServer: async (index, protocol) => {
       const host = `server${index}`
       const transport = network.transport(host)
       servers[index] = await startChunkServer({
@@ -119,6 +128,7 @@ export const startInProcessCluster = async (
         disk: realDisk,
         rpc: transport,
         bulk: transport,
+        ...(protocol === undefined ? {} : { protocol }),
       })
     },
     close: async () => {

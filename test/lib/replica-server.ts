@@ -3,7 +3,7 @@
  * what the master asks.
  */
 import { PosixError } from '../../src/domain/errors.ts'
-import { protocolVersion } from '../../src/domain/limits.ts'
+import { protocolVersions, versionsToSend } from '../../src/domain/protocol-versions.ts'
 import type { Clock, Timer } from '../../src/platform/clock.ts'
 import type { Listener, Transport, UnaryHandler } from '../../src/platform/transport.ts'
 import type { ByteRange } from '../../src/protocol/gen/shoal/v1/chunk_store.pb.ts'
@@ -135,7 +135,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
         ClusterDefinition,
         register,
         {
-          protocolVersion,
+          ...versionsToSend(protocolVersions),
           clusterId,
           serverId: server.serverId,
           storeId: options.storeId,

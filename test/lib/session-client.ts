@@ -1,6 +1,6 @@
 /** A client of the master as bare as can be: sends what a test says and keeps what comes. */
 import type { Transport } from '../../src/platform/transport.ts'
-import { protocolVersion } from '../../src/domain/limits.ts'
+import { protocolVersions, versionsToSend } from '../../src/domain/protocol-versions.ts'
 import { SessionDefinition } from '../../src/protocol/gen/shoal/v1/session.pb.ts'
 import type {
   ClientMessage,
@@ -78,7 +78,7 @@ export const sessionClient = (
   const send = (message: Partial<ClientMessage>): void => void stream.send({ ...noMessage, ...message })
   send({
     hello: {
-      protocolVersion,
+      ...versionsToSend(protocolVersions),
       sessionId: 0n,
       sessionSecret: Buffer.alloc(0),
       host: 'test',

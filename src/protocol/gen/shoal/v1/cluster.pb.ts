@@ -16,6 +16,7 @@ export const protobufFileName = "shoal/v1/cluster.proto";
 /** Served by the master, called by chunk servers. */
 
 export interface RegisterRequest {
+  /** The oldest version of the protocol that the server speaks. */
   protocolVersion: number;
   /** Empty: this server has never belonged to a cluster. */
   clusterId: string;
@@ -28,6 +29,8 @@ export interface RegisterRequest {
   usedBytes: bigint;
   /** The greatest chunk id in the store. A master that has not given it out yet runs on old data and must not touch this store. */
   chunkIdMax: bigint;
+  /** The newest that it speaks; 0: only protocol_version. */
+  protocolVersionNewest: number;
 }
 
 export interface RegisterReply {
@@ -36,6 +39,8 @@ export interface RegisterReply {
   intervalMs: number;
   /** Names this registration in heartbeats and reports. */
   registration: bigint;
+  /** What both speak from now on: the newest that both know; 0: the server's protocol_version. */
+  protocolVersion: number;
 }
 
 export interface Replica {
@@ -84,6 +89,7 @@ function createBaseRegisterRequest(): RegisterRequest {
     capacityBytes: 0n,
     usedBytes: 0n,
     chunkIdMax: 0n,
+    protocolVersionNewest: 0,
   };
 }
 
@@ -121,6 +127,9 @@ export const RegisterRequest: MessageFns<RegisterRequest> = {
         throw new globalThis.Error("value provided for field message.chunkIdMax of type uint64 too large");
       }
       writer.uint32(64).uint64(message.chunkIdMax);
+    }
+    if (message.protocolVersionNewest !== 0) {
+      writer.uint32(72).uint32(message.protocolVersionNewest);
     }
     return writer;
   },
@@ -202,6 +211,14 @@ export const RegisterRequest: MessageFns<RegisterRequest> = {
             message.chunkIdMax = reader.uint64() as bigint;
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.protocolVersionNewest = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -216,7 +233,7 @@ export const RegisterRequest: MessageFns<RegisterRequest> = {
 };
 
 function createBaseRegisterReply(): RegisterReply {
-  return { clusterId: "", serverId: 0, intervalMs: 0, registration: 0n };
+  return { clusterId: "", serverId: 0, intervalMs: 0, registration: 0n, protocolVersion: 0 };
 }
 
 export const RegisterReply: MessageFns<RegisterReply> = {
@@ -235,6 +252,9 @@ export const RegisterReply: MessageFns<RegisterReply> = {
         throw new globalThis.Error("value provided for field message.registration of type uint64 too large");
       }
       writer.uint32(32).uint64(message.registration);
+    }
+    if (message.protocolVersion !== 0) {
+      writer.uint32(40).uint32(message.protocolVersion);
     }
     return writer;
   },
@@ -282,6 +302,14 @@ export const RegisterReply: MessageFns<RegisterReply> = {
             }
 
             message.registration = reader.uint64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.protocolVersion = reader.uint32();
             continue;
           }
         }

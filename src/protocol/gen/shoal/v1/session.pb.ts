@@ -111,7 +111,7 @@ export interface ServerMessage {
 }
 
 export interface Hello {
-  /** 1. The master refuses (FAILED_PRECONDITION) what it does not speak. */
+  /** The oldest version of the protocol that the client speaks. The master refuses (EPROTO) a client with which it has none in common. */
   protocolVersion: number;
   /** 0: a new session. Otherwise resume this one, with its secret; ESTALE (a failure in Welcome) when it has ended. */
   sessionId: bigint;
@@ -128,6 +128,8 @@ export interface Hello {
   locks: HeldLock[];
   /** The client caches nothing: no lease is offered to it, and it gets those that it asks for. */
   noLeases: boolean;
+  /** The newest that it speaks; 0: only protocol_version. */
+  protocolVersionNewest: number;
 }
 
 export interface Welcome {
@@ -146,6 +148,8 @@ export interface Welcome {
   /** Default number of replicas. */
   copies: number;
   servers: ServerAddress[];
+  /** What both speak in this session: the newest that both know; 0: the client's protocol_version. */
+  protocolVersion: number;
 }
 
 export interface OpenFile {
@@ -965,6 +969,7 @@ function createBaseHello(): Hello {
     leases: [],
     locks: [],
     noLeases: false,
+    protocolVersionNewest: 0,
   };
 }
 
@@ -1005,6 +1010,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.noLeases !== false) {
       writer.uint32(88).bool(message.noLeases);
+    }
+    if (message.protocolVersionNewest !== 0) {
+      writer.uint32(96).uint32(message.protocolVersionNewest);
     }
     return writer;
   },
@@ -1110,6 +1118,14 @@ export const Hello: MessageFns<Hello> = {
             message.noLeases = reader.bool();
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.protocolVersionNewest = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1135,6 +1151,7 @@ function createBaseWelcome(): Welcome {
     copiesMin: 0,
     copies: 0,
     servers: [],
+    protocolVersion: 0,
   };
 }
 
@@ -1175,6 +1192,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     for (const v of message.servers) {
       ServerAddress.encode(v!, writer.uint32(82).fork()).join();
+    }
+    if (message.protocolVersion !== 0) {
+      writer.uint32(88).uint32(message.protocolVersion);
     }
     return writer;
   },
@@ -1270,6 +1290,14 @@ export const Welcome: MessageFns<Welcome> = {
             }
 
             message.servers.push(ServerAddress.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.protocolVersion = reader.uint32();
             continue;
           }
         }
