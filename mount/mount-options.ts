@@ -1,7 +1,11 @@
-/** What may follow `-o`: mount(8)'s options that make sense for Shoal. */
+/** How a mount is asked for: the driver, and what may follow `-o`: mount(8)'s options that make sense for Shoal. */
 import type { AccessTimePolicy } from '../src/domain/access-time.ts'
 import type { Caching } from '../src/client/caching.ts'
 import { UsageError } from '../src/domain/errors.ts'
+
+/** Who speaks with the kernel: this program itself, or libfuse 2 through the npm package fuse-native, which can do less (docs/fuse.md). */
+export const mountDrivers = ['kernel', 'fuse-native'] as const
+export type MountDriver = (typeof mountDrivers)[number]
 
 /** Passed on to mount(8). */
 const passedOn = new Set([

@@ -15,10 +15,11 @@ import { UsageError } from '../src/domain/errors.ts'
 import type { Clock } from '../src/platform/clock.ts'
 import type { Log } from '../src/platform/log.ts'
 import { openDevice } from './device.ts'
-import type { Device } from './device.ts'
 import { createDispatcher } from './dispatcher.ts'
+import { serveFuseNative } from './fuse-native/serve.ts'
 import { realCallers } from './mount-callers.ts'
 import { parseMountOptions } from './mount-options.ts'
+import type { MountDriver, MountOptions } from './mount-options.ts'
 import { escapeOption, fusermount } from './mount-fusermount.ts'
 import { run } from './mount-run.ts'
 import { mountedAt } from './mount-table.ts'
@@ -27,6 +28,7 @@ import { transferBytesMax } from './protocol.ts'
 import { ToldListings } from './told-listings.ts'
 
 export interface MountFileSystemOptions {
+  driver: MountDriver
   fileSystem: FileSystem
   mountPoint: string
   /** As after `-o`: ro, nosuid, … */
@@ -61,6 +63,7 @@ const umountMsMax = 10_000
 const aliveMs = 1000
 const initializeMsMax = 10_000
 const connections = '/sys/fs/fuse/connections'
+const isRoot = process.getuid?.() === 0
 
 const errorCode = (caught: unknown): string => (caught as NodeJS.ErrnoException).code ?? ''
 
@@ -146,31 +149,12 @@ const abortConnection = async (connection: number): Promise<boolean> => {
 }
 
 interface Serving {
-  device: Device
+  /** The mount is gone. */
   done: Promise<void>
   /** Agreed with the kernel; rejects when that cannot be, or the mount is gone. */
   initialized: Promise<void>
-}
-
-const serve = (
-  device: Device,
-  { fileSystem, log, clock }: MountFileSystemOptions,
-  options: { cacheNames: boolean },
-): Serving => {
-  const listings = new ToldListings()
-  const dispatcher = createDispatcher({ fileSystem, channel: device, callers: realCallers(clock), listings, log })
-  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, clock, cacheNames: options.cacheNames }))
-  const done = new Promise<void>((resolve) => {
-    device.start({
-      request: (message) => dispatcher.request(message),
-      ended: () => {
-        dispatcher.ended()
-        device.close()
-        resolve()
-      },
-    })
-  })
-  return { device, done, initialized: dispatcher.initialized }
+  /** Ends it, as far as that is possible without unmounting. */
+  close(): void
 }
 
 const within = async <T>(clock: Clock, ms: number, what: Promise<T>): Promise<T | 'late'> => {
@@ -188,12 +172,12 @@ const within = async <T>(clock: Clock, ms: number, what: Promise<T>): Promise<T 
 
 /** The kernel's INIT may have to be answered before mount(8) returns, so the device is being read already. */
 const mountAsRoot = async (options: {
-  device: Device
+  fd: number
   mountPoint: string
   fsName: string
   forKernel: readonly string[]
 }): Promise<void> => {
-  const { device, mountPoint, fsName, forKernel } = options
+  const { fd, mountPoint, fsName, forKernel } = options
   const kernelOptions = [
     'fd=3',
     'rootmode=40000',
@@ -205,22 +189,19 @@ const mountAsRoot = async (options: {
     ...forKernel,
   ]
   const args = ['-i', '-t', fileSystemType, '-o', kernelOptions.join(','), '--', fsName, mountPoint]
-  const ended = await run('mount', args, { fd: device.fd })
+  const ended = await run('mount', args, { fd })
   if (ended.code === 0) return
-  device.close()
   const why = ended.stderr === '' ? `mount(8) ended with ${ended.code}` : ended.stderr
   throw new UsageError(`cannot mount on ${mountPoint}: ${why}`)
 }
 
-/**
- * UsageError for what the person who mounts can mend. The kernel checks permissions. Root's mounts are for every user, an ordinary user's
- * for himself unless he says allow_other and the administrator allows it (user_allow_other in /etc/fuse.conf).
- */
-export const mountFileSystem = async (options: MountFileSystemOptions): Promise<Mounted> => {
-  const { log, clock } = options
-  const { forKernel, nonEmpty, cacheNames, allowOther } = parseMountOptions(options.options)
-  const mountPoint = await checkMountPoint(options.mountPoint, { nonEmpty, clock })
-  const isRoot = process.getuid?.() === 0
+interface ServeOptions extends Omit<MountFileSystemOptions, 'options' | 'driver'> {
+  options: MountOptions
+}
+
+/** Mounts, and serves the kernel's requests. */
+const serveKernel = async ({ fileSystem, mountPoint, options, fsName, log, clock }: ServeOptions): Promise<Serving> => {
+  const { forKernel, cacheNames, allowOther } = options
   const descriptor = isRoot
     ? undefined
     : await fusermount(mountPoint, [
@@ -229,11 +210,43 @@ export const mountFileSystem = async (options: MountFileSystemOptions): Promise<
         'default_permissions',
         `max_read=${transferBytesMax}`,
         'subtype=shoal',
-        `fsname=${escapeOption(options.fsName)}`,
+        `fsname=${escapeOption(fsName)}`,
       ])
   const device = openDevice({ clock, log, kind: process.env['SHOAL_FUSE_DEVICE'], descriptor })
-  const serving = serve(device, options, { cacheNames })
-  if (isRoot) await mountAsRoot({ device, mountPoint, fsName: options.fsName, forKernel })
+  const listings = new ToldListings()
+  const dispatcher = createDispatcher({ fileSystem, channel: device, callers: realCallers(clock), listings, log })
+  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, clock, cacheNames }))
+  const done = new Promise<void>((resolve) => {
+    device.start({
+      request: (message) => dispatcher.request(message),
+      ended: () => {
+        dispatcher.ended()
+        device.close()
+        resolve()
+      },
+    })
+  })
+  const close = (): void => device.close()
+  try {
+    if (isRoot) await mountAsRoot({ fd: device.fd, mountPoint, fsName, forKernel })
+  } catch (caught) {
+    close()
+    throw caught
+  }
+  log.debug('reading the FUSE device', { device: device.kind })
+  return { done, initialized: dispatcher.initialized, close }
+}
+
+/**
+ * UsageError for what the person who mounts can mend. The kernel checks permissions. Root's mounts are for every user, an ordinary user's
+ * for himself unless he says allow_other and the administrator allows it (user_allow_other in /etc/fuse.conf).
+ */
+export const mountFileSystem = async (options: MountFileSystemOptions): Promise<Mounted> => {
+  const { driver, fileSystem, fsName, log, clock } = options
+  const mountOptions = parseMountOptions(options.options)
+  const mountPoint = await checkMountPoint(options.mountPoint, { nonEmpty: mountOptions.nonEmpty, clock })
+  const serve = driver === 'kernel' ? serveKernel : serveFuseNative
+  const serving: Serving = await serve({ fileSystem, mountPoint, options: mountOptions, fsName, log, clock })
 
   const isMounted = (): boolean => mountedAt(mountPoint)?.device.minor === connection
   const entry = mountedAt(mountPoint)
@@ -242,9 +255,9 @@ export const mountFileSystem = async (options: MountFileSystemOptions): Promise<
   /** Detached already, or with programs in it that do not end: the connection goes. */
   const breakConnection = async (): Promise<void> => {
     log.warn('programs still use the mount: breaking its connection', { mountPoint })
-    if (!(await abortConnection(connection))) device.close()
+    if (!(await abortConnection(connection))) serving.close()
     await within(clock, detachedMs, serving.done)
-    device.close()
+    serving.close()
   }
 
   const unmountNow = async (): Promise<void> => {
@@ -283,6 +296,6 @@ export const mountFileSystem = async (options: MountFileSystemOptions): Promise<
     throw caught
   }
   if (entry !== undefined) setReadAhead(entry.device, log)
-  log.debug('serving the mount', { mountPoint, device: device.kind, connection })
+  log.debug('serving the mount', { mountPoint, driver, connection })
   return mounted
 }

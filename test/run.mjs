@@ -6,7 +6,7 @@
  * SHOAL_REQUIRE_ALL=1: a test that is skipped because the machine lacks something counts as failed.
  */
 import { spawn } from 'node:child_process'
-import { accessSync, constants, readdirSync } from 'node:fs'
+import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -66,19 +66,16 @@ const isInstalled = (program) =>
     }
   })
 
-const hasHeaders = () => {
-  try {
-    accessSync('/usr/include/stdio.h')
-    return true
-  } catch {
-    return false
-  }
-}
+/** Packages without a program, and whether a file of theirs is there. */
+const libraries = [
+  ['libc6-dev', () => existsSync('/usr/include/stdio.h')],
+  // In a folder that is named for the machine's architecture.
+  ['libfuse2', () => readdirSync('/usr/lib').some((folder) => existsSync(join('/usr/lib', folder, 'libfuse.so.2')))],
+]
 
 const missingPackages = () => {
-  const missing = packages.filter(([program]) => !isInstalled(program)).map(([, name]) => name)
-  if (!hasHeaders()) missing.push('libc6-dev')
-  return missing
+  const programs = packages.filter(([program]) => !isInstalled(program)).map(([, name]) => name)
+  return [...programs, ...libraries.filter(([, isThere]) => !isThere()).map(([name]) => name)]
 }
 
 const prepareMachine = async () => {

@@ -6,6 +6,8 @@ import { mkdir } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { Command, Option } from 'commander'
+import { mountDrivers } from '../../mount/mount-options.ts'
+import type { MountDriver } from '../../mount/mount-options.ts'
 import { UsageError } from '../domain/errors.ts'
 import { argument } from './failure.ts'
 import { defaultMasterAddress, parseMountSource } from './address.ts'
@@ -21,6 +23,7 @@ interface MountCommandOptions extends ServeOptions {
   foreground?: boolean
   logFile?: string
   connectTimeout: number
+  driver: MountDriver
 }
 
 const collect = (text: string, before: string[]): string[] => [
@@ -49,6 +52,7 @@ const inForeground = async (sourceText: string, directory: string, options: Moun
       source: sourceText,
       directory,
       options: rest,
+      driver: options.driver,
       log,
       ...(options.metrics === undefined ? {} : { metrics: options.metrics }),
       connectMs: connectTimeoutMs ?? options.connectTimeout,
@@ -80,6 +84,8 @@ const inBackground = async (sourceText: string, directory: string, options: Moun
       options.logLevel,
       '--connect-timeout',
       `${options.connectTimeout}ms`,
+      '--driver',
+      options.driver,
       ...(options.metrics === undefined ? [] : ['--metrics', options.metrics]),
       ...options.options.flatMap((option) => ['-o', option]),
       '--',
@@ -124,6 +130,11 @@ export const mountCommand = (): Command =>
         ),
       ),
   )
+    .addOption(
+      new Option('--driver <name>', 'who speaks with the kernel; fuse-native is libfuse 2, which can do less')
+        .choices(mountDrivers)
+        .default('kernel' satisfies MountDriver),
+    )
     .addHelpText(
       'after',
       `
@@ -136,6 +147,11 @@ Examples:
 
 Besides the options of mount(8) there are: nonempty (hide the files of a directory that is not empty), nonamecache (for mounts inside the
 mount), sync (each change is durable before the program goes on) and noleases (cache nothing); the last two cost speed.
+
+--driver fuse-native is for comparison, and for systems where the driver of Shoal cannot run. It needs the npm package fuse-native and
+libfuse 2 (Debian: libfuse2), and only the owner of the mount can use it. It has no locks, ACLs and flags of inodes that other mounts know
+of, no rename flags, fallocate, SEEK_HOLE, copy_file_range, interrupts and shared memory maps, times in milliseconds from 1970 on, and
+names in UTF-8 only. docs/fuse.md has all of it.
 
 Root mounts for every user. Another user mounts on a directory of his own, for himself; with -o allow_other for everybody, where
 /etc/fuse.conf has user_allow_other.

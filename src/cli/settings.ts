@@ -115,6 +115,11 @@ const reasons: Readonly<Record<string, Readonly<Record<string, Reason>>>> = {
       unit: 'file',
       why: 'without it /var/log/shoal/mount-DIR.log; with --foreground the log goes to standard error',
     },
+    driver: {
+      default: 'kernel',
+      unit: 'kernel or fuse-native',
+      why: 'knows the callers, holds locks across machines and keeps the caches of the kernel right; fuse-native cannot',
+    },
     'connect-timeout': {
       default: '10s',
       unit: duration,

@@ -16,6 +16,7 @@ import type { Transport } from '../platform/transport.ts'
 import { serveMetrics } from '../platform/metrics.ts'
 import { OperationHistogram } from '../platform/operation-histogram.ts'
 import { parseMountOptions } from '../../mount/mount-options.ts'
+import type { MountDriver } from '../../mount/mount-options.ts'
 import { mountFileSystem } from '../../mount/mount.ts'
 import { fetchStatus } from './master-status.ts'
 import { measuredFileSystem, mountFigures } from './mount-figures.ts'
@@ -32,6 +33,7 @@ export interface MountOptions {
   directory: string
   /** As after -o of mount(8). */
   options: readonly string[]
+  driver: MountDriver
   log: Log
   /** host:port where Prometheus can ask. */
   metrics?: string
@@ -93,6 +95,7 @@ export const runMount = async (options: MountOptions): Promise<Running> => {
               log,
             })
       const mounted = await mountFileSystem({
+        driver: options.driver,
         fileSystem: metrics === undefined ? fileSystem : measuredFileSystem(fileSystem, operations),
         mountPoint: options.directory,
         options: [...options.options],

@@ -45,6 +45,7 @@ const counted = new Proxy(fileSystem, {
 })
 
 const mounted = await mountFileSystem({
+  driver: 'kernel',
   fileSystem: counted,
   mountPoint: directory,
   options: [],

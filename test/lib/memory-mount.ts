@@ -61,6 +61,7 @@ fileSystem.lookup = async (context, parent, name) => {
 
 try {
   const mounted = await mountFileSystem({
+    driver: process.env['DRIVER'] === 'fuse-native' ? 'fuse-native' : 'kernel',
     fileSystem,
     mountPoint: directory,
     options: process.argv.slice(3),

@@ -11,6 +11,8 @@ export interface Needs {
   /** /dev/fuse can be opened. */
   fuse?: boolean
   programs?: readonly string[]
+  /** What the test itself has found to be missing. */
+  lacking?: readonly string[]
 }
 
 /** The part of tap's test object that is used here. */
@@ -39,6 +41,7 @@ export const missing = async (wanted: Needs): Promise<string[]> => {
   if (wanted.root === true && process.getuid?.() !== 0) found.push('root')
   if (wanted.fuse === true && !(await can('/dev/fuse', constants.R_OK | constants.W_OK))) found.push('/dev/fuse')
   for (const program of wanted.programs ?? []) if (!(await isInstalled(program))) found.push(program)
+  found.push(...(wanted.lacking ?? []))
   return found
 }
 

@@ -1,6 +1,7 @@
 /**
  * The mount over a file system in memory: whatever is wrong here is wrong in mount/. The file system is served by a process of its
- * own (test/lib/memory-mount.ts), once for each way to read the device; what programs do with it is in test/lib/fuse-probe.py.
+ * own (test/lib/memory-mount.ts), once for each way to read the device and once by libfuse; what programs do with it is in
+ * test/lib/fuse-probe.py.
  */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
@@ -11,6 +12,7 @@ import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { fuseNative } from '../../mount/fuse-native/binding.ts'
 import { nativeDevice } from '../../mount/native-device.ts'
 import { needs } from '../lib/needs.ts'
 import { run, sh } from '../lib/sh.ts'
@@ -38,10 +40,48 @@ interface Server {
   stderr: () => string
 }
 
-const serve = async (directory: string, { kind = '', options = [] as string[], env = {} } = {}): Promise<Server> => {
+/** Who serves: a way to read the device, or the other driver. */
+type Kind = 'addon' | 'fs' | 'fuse-native'
+
+/** The checks of what fuse-native cannot do, as docs/fuse.md has it. */
+const beyondFuseNative = [
+  'rename_flags',
+  'names_of_any_bytes',
+  'other_users',
+  'set_user_id_is_cleared',
+  'any_times',
+  'unlinked_but_open_is_not_listed',
+  'seek_in_holes',
+  'fallocate',
+  'memory_maps',
+  'birth_time',
+]
+
+const environmentOf = (kind: Kind | undefined): NodeJS.ProcessEnv =>
+  kind === 'fuse-native' ? { DRIVER: kind } : { SHOAL_FUSE_DEVICE: kind ?? '' }
+
+/** Why it cannot be here. */
+const lacks = (kind: Kind): string | undefined => {
+  if (kind === 'addon' && nativeDevice() === undefined) return 'the native FUSE device was not built'
+  if (kind !== 'fuse-native') return undefined
+  try {
+    fuseNative()
+    return undefined
+  } catch (caught) {
+    return (caught as Error).message
+  }
+}
+
+interface ServeOptions {
+  kind?: Kind
+  options?: string[]
+  env?: NodeJS.ProcessEnv
+}
+
+const serve = async (directory: string, { kind, options = [], env = {} }: ServeOptions = {}): Promise<Server> => {
   const child = spawn(process.execPath, [...loader, program, directory, ...options], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, SHOAL_FUSE_DEVICE: kind, ...env },
+    env: { ...process.env, ...environmentOf(kind), ...env },
   })
   let stderr = ''
   child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()))
@@ -71,10 +111,7 @@ const mountPoint = async (t: Test): Promise<string> => {
   return directory
 }
 
-const served = async (
-  t: Test,
-  options: { kind?: string; options?: string[]; env?: NodeJS.ProcessEnv } = {},
-): Promise<[string, Server]> => {
+const served = async (t: Test, options: ServeOptions = {}): Promise<[string, Server]> => {
   const directory = await mountPoint(t)
   const server = await serve(directory, options)
   t.teardown(async () => {
@@ -97,11 +134,11 @@ const code = async (what: Promise<unknown>): Promise<string> => {
 const isMounted = async (directory: string): Promise<boolean> =>
   (await readFile('/proc/self/mountinfo', 'utf8')).includes(` ${directory} `)
 
-for (const kind of ['addon', 'fs']) {
+for (const kind of ['addon', 'fs', 'fuse-native'] as const) {
   t.test(`device: ${kind}`, { timeout: 240_000 }, async (t) => {
     if (!(await needs(t, { root: true, fuse: true, programs: ['python3', 'mount'] }))) return
-    if (kind === 'addon' && nativeDevice() === undefined) {
-      const why = 'the native FUSE device was not built'
+    const why = lacks(kind)
+    if (why !== undefined) {
       if (process.env['SHOAL_REQUIRE_ALL'] === '1') t.fail(why)
       else t.pass('skipped', { skip: why })
       return
@@ -109,7 +146,8 @@ for (const kind of ['addon', 'fs']) {
 
     await t.test('what programs do', async (t) => {
       const [directory, server] = await served(t, { kind })
-      const { stdout, stderr } = await run('python3', [probe, directory], { timeoutMs: 180_000 })
+      const left = kind === 'fuse-native' ? beyondFuseNative.map((name) => `-${name}`) : []
+      const { stdout, stderr } = await run('python3', [probe, directory, ...left], { timeoutMs: 180_000 })
       const results = stdout.trimEnd().split('\n')
       t.ok(results.length > 20, 'the checks ran')
       for (const result of results) t.ok(result.startsWith('ok '), result, { stderr })
@@ -131,7 +169,24 @@ for (const kind of ['addon', 'fs']) {
       t.match(await server.last, { ended: {} })
     })
 
+    if (kind === 'fuse-native') {
+      await t.test('what it cannot do, as its documentation says', async (t) => {
+        const [directory, server] = await served(t, { kind })
+        const { stdout } = await run('python3', [probe, directory, ...beyondFuseNative], { timeoutMs: 60_000 })
+        t.strictSame(
+          stdout.match(/^not ok \w+/gm),
+          beyondFuseNative.map((name) => `not ok ${name}`),
+        )
+        server.child.kill('SIGTERM')
+        t.match(await server.last, { ended: { opens: 0, references: 0 } })
+      })
+    }
+
     await t.test('what the kernel may keep for ever goes when it is told', async (t) => {
+      if (kind === 'fuse-native') {
+        t.pass('it keeps nothing')
+        return
+      }
       const [directory, server] = await served(t, { kind, env: { VALIDITY_MS: 'Infinity' } })
       const ask = (question: string): Promise<string> => code(stat(join(directory, question)))
       for (const name of ['f', 'g']) {

@@ -104,6 +104,8 @@ const outsideAllowed: readonly { area: RegExp; modules?: RegExp; names?: RegExp 
     modules: /^node:(fs|fs\/promises|child_process)$/,
   },
   { area: /^mount\/native\// },
+  // Which threads are libfuse's.
+  { area: /^mount\/fuse-native\/serve\.ts$/, modules: /^node:fs$/ },
 ]
 
 // Written apart, so that this file does not break its own rule.
