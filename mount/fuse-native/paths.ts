@@ -32,12 +32,12 @@ export class Paths {
   }
 
   /** Calls with the inode of a path; attributes, where the last lookup has told them. */
-  at<T>(context: Context, path: string, use: (ino: Ino, attributes?: Attributes) => Promise<T>): Promise<T> {
+  async at<T>(context: Context, path: string, use: (ino: Ino, attributes?: Attributes) => Promise<T>): Promise<T> {
     return this.#walk(context, namesOf(path), use)
   }
 
   /** Calls with the directory that a path's last name is in, and that name. */
-  in<T>(context: Context, path: string, use: (parent: Ino, name: Buffer) => Promise<T>): Promise<T> {
+  async in<T>(context: Context, path: string, use: (parent: Ino, name: Buffer) => Promise<T>): Promise<T> {
     const names = namesOf(path)
     const name = names.pop()
     // The root has no name; the kernel does not ask.
