@@ -149,9 +149,9 @@ Besides the options of mount(8) there are: nonempty (hide the files of a directo
 mount), sync (each change is durable before the program goes on) and noleases (cache nothing); the last two cost speed.
 
 --driver fuse-native is for comparison, and for systems where the driver of Shoal cannot run. It needs the npm package fuse-native and
-libfuse 2 (Debian: libfuse2), and only the owner of the mount can use it. It has no locks, ACLs and flags of inodes that other mounts know
-of, no rename flags, fallocate, SEEK_HOLE, copy_file_range, interrupts and shared memory maps, times in milliseconds from 1970 on, and
-names in UTF-8 only. docs/fuse.md has all of it.
+libfuse 2 (Debian: libfuse2). Only the owner of the mount can use it, since it does not learn who calls. Its locks hold in this mount
+alone. It has no ACLs, rename flags, fallocate, SEEK_HOLE, shared memory maps and interrupts, copy_file_range and readdirplus are done
+the long way, times are in milliseconds from 1970 on, and names in UTF-8. docs/fuse.md has the list.
 
 Root mounts for every user. Another user mounts on a directory of his own, for himself; with -o allow_other for everybody, where
 /etc/fuse.conf has user_allow_other.
