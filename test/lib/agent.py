@@ -164,6 +164,7 @@ steps = {
     "let_go": let_go,
     "pread": lambda key, length, offset: os.pread(files[key], length, offset).decode("latin1"),
     "pwrite": lambda key, text, offset: os.pwrite(files[key], text.encode("latin1"), offset),
+    "fsync": lambda key: os.fsync(files[key]),
     "fstat_size": lambda key: os.fstat(files[key]).st_size,
     "fsync": lambda key: os.fsync(files[key]),
     "blocks": lambda key: os.fstat(files[key]).st_blocks,
