@@ -162,9 +162,9 @@ export class ClientCore {
     return this.session.call(operation, name, { signal, ...hooks })
   }
 
-  /** A number that grows with everything that this client changes at the master, or may change; when it is asked for, not when it is done. */
-  get changes(): number {
-    return this.#changeRequests + this.journal.last
+  /** A number that grows with everything of this client that may change what statfs tells; when it is asked for, not when it is done. */
+  get statisticsChanges(): number {
+    return this.#changeRequests + this.writeBehind.statisticsChanges
   }
 
   #count(operation: Operation): void {

@@ -204,7 +204,7 @@ export class ClientFileSystem implements FileSystem {
       clock,
       ask: (signal) => core.call({ $case: 'statfs', value: {} }, 'statfs', signal),
       isAway: () => core.isMasterAway(),
-      changes: () => core.changes,
+      changes: () => core.statisticsChanges,
     })
   }
 

@@ -59,9 +59,15 @@ export class WriteBehind {
   #next = 0n
   #left = 0
   #reserving = false
+  #statisticsChanges = 0
 
   constructor(core: ClientCore) {
     this.#core = core
+  }
+
+  /** How many entries of the journal have changed what statfs tells, or may have. */
+  get statisticsChanges(): number {
+    return this.#statisticsChanges
   }
 
   /** EEXIST, ENOENT and all other refusals are the master's. `entry` of what was made can be refined until it is sent. */
@@ -251,6 +257,7 @@ export class WriteBehind {
     // Files that are only read have nothing in the journal, and their ends need no synced write.
     if (journal.isSettled(leases.cached(inode.ino)?.journaled ?? 0) || journal.isFull) return false
     const op: Op = { $case: 'close', value: { ino: inode.ino } }
+    this.#statisticsChanges++
     journal.add(entryOf(clock.wallTime(), op, [], {}))
     return true
   }
@@ -343,6 +350,7 @@ export class WriteBehind {
     more: { ino?: Ino; replaced?: Ino; bytes?: number } = {},
   ): JournalEntry {
     const { journal, leases, names } = this.#core
+    if (changesStatistics(op, changed)) this.#statisticsChanges++
     const inos = changed.map(({ ino }) => ino)
     const entry = entryOf(time, op, inos, more)
     const number = journal.add(entry)
@@ -353,6 +361,19 @@ export class WriteBehind {
     // What was asked before this is older.
     names.begin(inos).end()
     return entry
+  }
+}
+
+/** Another name, or one less of several, is no other inode. */
+const changesStatistics = (op: Op, changed: readonly Own[]): boolean => {
+  switch (op.$case) {
+    case 'link':
+    case 'setattr':
+      return false
+    case 'unlink':
+      return changed.some(({ attributes: { nlink } }) => nlink === 0)
+    default:
+      return true
   }
 }
 

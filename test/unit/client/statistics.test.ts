@@ -1,6 +1,7 @@
 /** statfs: when the master is asked, and when an answer is told again. */
 import t from 'tap'
 import { Statistics, statisticsAgeMs } from '../../../src/client/statistics.ts'
+import { S_IFREG } from '../../../src/domain/mode.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 import { manualClock } from '../../lib/manual-clock.ts'
 
@@ -68,4 +69,12 @@ t.test('each change of a client counts at once', async (t) => {
     await fs.rmdir(caller(), fs.root, Buffer.from(`d${i}`))
     t.equal(await used(), before + i - 1n)
   }
+  const { attributes } = await fs.mknod(caller(), fs.root, Buffer.from('f'), S_IFREG | 0o644, 0)
+  t.equal(await used(), before + 1n)
+  await fs.link(caller(), attributes.ino, fs.root, Buffer.from('g'))
+  t.equal(await used(), before + 1n)
+  await fs.unlink(caller(), fs.root, Buffer.from('f'))
+  t.equal(await used(), before + 1n)
+  await fs.unlink(caller(), fs.root, Buffer.from('g'))
+  t.equal(await used(), before)
 })
