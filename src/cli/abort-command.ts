@@ -1,7 +1,8 @@
 /** `shoal abort`: for a mount that hangs: whoever waits in it gets an error at once. Nothing is unmounted, no file system is touched. */
 import { Command } from 'commander'
 import { UsageError } from '../domain/errors.ts'
-import { isShoal, mountedAt, mountPointPath } from './mount-table.ts'
+import { isShoal, mountedAt } from '../../mount/mount-table.ts'
+import { mountPointPath } from './mount-point.ts'
 import { abortConnection } from './unmount.ts'
 
 export const abortCommand = (): Command =>
@@ -19,7 +20,7 @@ Examples:
     )
     .action(async (directoryText: string) => {
       const directory = await mountPointPath(directoryText)
-      const entry = await mountedAt(directory)
+      const entry = mountedAt(directory)
       if (entry === undefined) throw new UsageError(`nothing is mounted at ${directory}`)
       if (!isShoal(entry)) throw new UsageError(`what is mounted at ${directory} is ${entry.type}, not Shoal`)
       const complaint = await abortConnection(entry)

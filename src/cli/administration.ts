@@ -11,8 +11,8 @@ import { UsageError } from '../domain/errors.ts'
 import { durationOption } from './duration-option.ts'
 import { argument } from './failure.ts'
 import { defaultMasterAddress, parseAddress, parseMountSource } from './address.ts'
-import { isShoal, mountPointPath, parseMountInfo } from './mount-table.ts'
-import { readFile } from 'node:fs/promises'
+import { isShoal, mountTable } from '../../mount/mount-table.ts'
+import { mountPointPath } from './mount-point.ts'
 import { TerminalLine } from './terminal-line.ts'
 import { readUpState } from './up-state.ts'
 
@@ -67,15 +67,15 @@ export const resolveClusterPath = async (
 ): Promise<{ path: string; master: string | undefined }> => {
   if (given === undefined) {
     const absolute = await mountPointPath(path)
-    const entries = parseMountInfo(await readFile('/proc/self/mountinfo', 'latin1'))
-    const inside = entries
-      .filter((entry) => absolute === entry.mountPoint || absolute.startsWith(`${entry.mountPoint}/`))
-      .toSorted((a, b) => a.mountPoint.length - b.mountPoint.length)
+    const inside = mountTable()
+      .map((entry) => ({ entry, directory: entry.mountPoint.toString() }))
+      .filter(({ directory }) => absolute === directory || absolute.startsWith(`${directory}/`))
+      .toSorted((a, b) => a.directory.length - b.directory.length)
       .at(-1)
-    if (inside && isShoal(inside)) {
-      const source = parsedSource(inside.source)
+    if (inside && isShoal(inside.entry)) {
+      const source = parsedSource(inside.entry.source)
       if (source) {
-        const below = absolute.slice(inside.mountPoint.length)
+        const below = absolute.slice(inside.directory.length)
         return { path: `${source.rootPath === '/' ? '' : source.rootPath}${below}` || '/', master: source.master }
       }
     }

@@ -14,7 +14,7 @@ import { defaultMasterAddress, parseMountSource } from './address.ts'
 import { startChild } from './child.ts'
 import { durationOption } from './duration-option.ts'
 import { splitFstabOptions } from './fstab-options.ts'
-import { mountPointPath } from './mount-table.ts'
+import { mountPointPath } from './mount-point.ts'
 import { forgetServingProcess, rememberServingProcess } from './serving-process.ts'
 import { serve, withServeOptions, type ServeOptions } from './serve.ts'
 

@@ -1,23 +1,15 @@
 /** `shoal status`: how the cluster is. */
 import { Command } from 'commander'
+import { defaultMaster } from './administration.ts'
+import { durationOption } from './duration-option.ts'
 import { argument } from './failure.ts'
-import { defaultMasterAddress, parseAddress } from './address.ts'
-import { parseDurationMs } from './quantity.ts'
+import { parseAddress } from './address.ts'
 import { fetchStatus } from '../main/master-status.ts'
 import { statusJson, statusText } from './status-text.ts'
-import { readUpState } from './up-state.ts'
 
 interface StatusCommandOptions {
   json?: boolean
   timeout: number
-}
-
-/** SHOAL_MASTER, or the cluster that was started here by `shoal up`, or the default port on this machine. */
-const defaultAddress = async (): Promise<string> => {
-  const fromEnvironment = process.env['SHOAL_MASTER']
-  if (fromEnvironment !== undefined && fromEnvironment !== '') return parseAddress(fromEnvironment)
-  const local = await readUpState('.shoal')
-  return local === undefined ? defaultMasterAddress : `127.0.0.1:${local.masterPort}`
 }
 
 export const statusCommand = (): Command =>
@@ -29,7 +21,7 @@ export const statusCommand = (): Command =>
       argument(parseAddress),
     )
     .option('--json', 'print one JSON object')
-    .option('--timeout <duration>', 'how long to wait for the answer', argument(parseDurationMs), 5000)
+    .addOption(durationOption('--timeout <duration>', 'how long to wait for the answer', '5s'))
     .addHelpText(
       'after',
       `
@@ -39,7 +31,7 @@ Examples:
     )
     .action(async (given: string | undefined, options: StatusCommandOptions) => {
       const { grpcTransport } = await import('../platform/grpc-transport.ts')
-      const master = given ?? (await defaultAddress())
+      const master = given ?? (await defaultMaster())
       const rpc = grpcTransport()
       try {
         const status = await fetchStatus(rpc, master, options.timeout)

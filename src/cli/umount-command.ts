@@ -3,7 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
 import { UsageError } from '../domain/errors.ts'
 import { durationOption } from './duration-option.ts'
-import { isShoal, mountedAt, mountPointPath } from './mount-table.ts'
+import { isShoal, mountedAt } from '../../mount/mount-table.ts'
+import { mountPointPath } from './mount-point.ts'
 import { servingProcess } from './serving-process.ts'
 import { abortConnection, umount } from './unmount.ts'
 
@@ -52,7 +53,7 @@ Examples:
     )
     .action(async (directoryText: string, options: UmountCommandOptions) => {
       const directory = await mountPointPath(directoryText)
-      const entry = await mountedAt(directory)
+      const entry = mountedAt(directory)
       if (entry === undefined) throw new UsageError(`nothing is mounted at ${directory}`)
       if (!isShoal(entry))
         throw new UsageError(`what is mounted at ${directory} is ${entry.type}, not Shoal: use umount`)

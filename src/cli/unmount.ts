@@ -1,7 +1,7 @@
 /** Unmounting with umount(8), or fusermount3(1) for an ordinary user's own mounts, and by force where that does not work. */
 import { execFile } from 'node:child_process'
 import { mkdtemp, rmdir, writeFile } from 'node:fs/promises'
-import type { MountEntry } from './mount-table.ts'
+import type { MountEntry } from '../../mount/mount-table.ts'
 
 const isRoot = process.getuid?.() === 0
 
@@ -27,7 +27,7 @@ export const umount = (directory: string, { lazy = false } = {}): Promise<string
  */
 export const abortConnection = async (entry: MountEntry): Promise<string | undefined> => {
   const abortIn = (directory: string): Promise<string | undefined> =>
-    writeFile(`${directory}/${entry.minor}/abort`, '1').then(
+    writeFile(`${directory}/${entry.device.minor}/abort`, '1').then(
       () => undefined,
       (caught: NodeJS.ErrnoException) =>
         caught.code === 'EACCES'

@@ -15,8 +15,10 @@ import { PosixError, UsageError } from '../domain/errors.ts'
 import { grpcTransport } from '../platform/grpc-transport.ts'
 import { realDisk } from '../platform/real-disk.ts'
 import type { Transport } from '../platform/transport.ts'
+import { defaultMasterPort } from './address.ts'
 import { argument } from './failure.ts'
-import { isShoal, mountedAt, mountPointPath } from './mount-table.ts'
+import { isShoal, mountedAt } from '../../mount/mount-table.ts'
+import { mountPointPath } from './mount-point.ts'
 import { freePorts, isFree } from './ports.ts'
 import { parseBytes, parseCount } from './quantity.ts'
 import { isRoleAlive, servingProcess } from './serving-process.ts'
@@ -85,7 +87,7 @@ const endLeftovers = async (pids: readonly number[]): Promise<void> => {
 
 /** Unmounts what nobody serves any more; refuses what somebody does. */
 const clearMountPoint = async (directory: string): Promise<void> => {
-  for (let entry = await mountedAt(directory); entry !== undefined; entry = await mountedAt(directory)) {
+  for (let entry = mountedAt(directory); entry !== undefined; entry = mountedAt(directory)) {
     if (!isShoal(entry)) throw new UsageError(`${directory} is a mount point already (${entry.type}, ${entry.source})`)
     const pid = await servingProcess(directory)
     if (pid !== undefined) throw new UsageError(`Shoal is mounted at ${directory} already, by process ${pid}`)
@@ -202,7 +204,7 @@ class LocalCluster {
 
     this.#terminal.show('unmounting …')
     await this.#mount.stop(mountStopMsMax)
-    const entry = await mountedAt(this.#directory)
+    const entry = mountedAt(this.#directory)
     if (entry !== undefined && isShoal(entry)) {
       // Its process is gone, so nobody would ever answer those who wait in it.
       await abortConnection(entry)
@@ -299,7 +301,10 @@ const up = async (directoryText: string, options: UpCommandOptions): Promise<voi
       throw new UsageError(`port ${options.port} on 127.0.0.1 is in use by another program`)
     }
     const wishes = Array.from({ length: options.servers }, (_, index) => before?.serverPorts[index])
-    const [masterPort, ...serverPorts] = await freePorts([options.port ?? before?.masterPort, ...wishes])
+    const [masterPort, ...serverPorts] = await freePorts([
+      options.port ?? before?.masterPort ?? defaultMasterPort,
+      ...wishes,
+    ])
     if (masterPort === undefined) throw new Error('no port was found')
     const state: UpState = { masterPort, serverPorts, pids: [] }
     await writeUpState(data, state)
@@ -338,7 +343,7 @@ export const upCommand = (): Command =>
     .option('--servers <n>', 'chunk servers', argument(parseCount({ min: 1, max: 64 })), 3)
     .option(
       '--port <n>',
-      "the master's port (default: a free one, remembered)",
+      "the master's port (default: 9320 or, where that is taken, a free one; remembered)",
       argument(parseCount({ min: 1, max: 65_535 })),
     )
     .option('--capacity <bytes>', 'limit of each chunk server, such as 10GiB', argument(parseBytes))

@@ -1,4 +1,4 @@
-/** Paths of the namespace as an administrator types them, from its root. Symbolic links are not followed. */
+/** Paths of the namespace as people type them, from its root. Symbolic links are not followed. */
 import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
 import { rootIno } from '../domain/ids.ts'
@@ -36,4 +36,11 @@ export const resolvePath = (tx: Tx, path: string, context: OpContext): { ino: In
   const inode = tx.get(inodes, ino)
   if (!inode) throw new PosixError('EIO', `The name ${path} leads to nothing; run shoal fsck.`)
   return { ino, inode }
+}
+
+/** The directory that a client sees as its root. ENOENT, ENOTDIR, ENAMETOOLONG. */
+export const resolveRoot = (tx: Tx, path: string, context: OpContext): Ino => {
+  const { ino, inode } = resolvePath(tx, path, context)
+  if (!isDirectory(inode.mode)) throw new PosixError('ENOTDIR', `${path} is not a directory in the file system`)
+  return ino
 }

@@ -3,7 +3,7 @@ import t from 'tap'
 import { callerOf } from '../../../mount/caller.ts'
 import { LockOwners } from '../../../mount/lock-owners.ts'
 import { parseMountOptions } from '../../../mount/mount-options.ts'
-import { parseMountInfo } from '../../../mount/mount-table.ts'
+import { isShoal, mountedAt, parseMountInfo } from '../../../mount/mount-table.ts'
 import { UsageError } from '../../../src/domain/errors.ts'
 import { asIno } from '../../../src/domain/ids.ts'
 
@@ -41,16 +41,31 @@ t.test('mount options', (t) => {
 })
 
 t.test('mount table', (t) => {
-  const text = `22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/root rw
+  // The shape is that of proc_pid_mountinfo(5): optional fields before the dash, octal escapes, any bytes in names.
+  const text = `22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/root rw,errors=continue
+36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 41 22 0:39 / /mnt/a\\040b\\134c rw,nosuid - fuse.shoal shoal:127.0.0.1:7000/ rw,user_id=0
 broken line
 42 22 0:40 / /mnt/\xff rw shared:2 master:3 - tmpfs tmpfs rw
+43 22 0:53 / /mnt/${Buffer.from('ü').toString('latin1')} rw - fuse shoal:m:1/a rw
 `
-  t.strictSame(parseMountInfo(text), [
-    { mountPoint: Buffer.from('/'), type: 'ext4', device: { major: 0, minor: 21 } },
-    { mountPoint: Buffer.from('/mnt/a b\\c'), type: 'fuse.shoal', device: { major: 0, minor: 39 } },
-    { mountPoint: Buffer.from('/mnt/\xff', 'latin1'), type: 'tmpfs', device: { major: 0, minor: 40 } },
+  const entries = parseMountInfo(text)
+  const root = '/dev/root'
+  t.strictSame(entries, [
+    { mountPoint: Buffer.from('/'), type: 'ext4', source: root, device: { major: 0, minor: 21 } },
+    { mountPoint: Buffer.from('/mnt2'), type: 'ext3', source: root, device: { major: 98, minor: 0 } },
+    {
+      mountPoint: Buffer.from('/mnt/a b\\c'),
+      type: 'fuse.shoal',
+      source: 'shoal:127.0.0.1:7000/',
+      device: { major: 0, minor: 39 },
+    },
+    { mountPoint: Buffer.from('/mnt/\xff', 'latin1'), type: 'tmpfs', source: 'tmpfs', device: { major: 0, minor: 40 } },
+    { mountPoint: Buffer.from('/mnt/ü'), type: 'fuse', source: 'shoal:m:1/a', device: { major: 0, minor: 53 } },
   ])
+  t.same(entries.map(isShoal), [false, false, true, false, true])
+  t.match(mountedAt('/proc'), { type: 'proc' })
+  t.equal(mountedAt(t.testdir()), undefined)
   t.end()
 })
 
