@@ -98,7 +98,7 @@ const drawFigures = (status) => {
     [bytes(used), `used, ${bytes(free)} free`],
     [`${up.length} / ${status.servers.length}`, 'servers up'],
     [count(status.chunks.total), `chunks, ${count(status.chunks.open)} open`],
-    [count(status.leases), `leases, ${count(status.recalls)} recalls`],
+    [count(status.leases), `leases, ${plural(status.recalls, 'recall')}`],
   ]
   byId('figures').replaceChildren(
     ...tiles.map(([value, text]) => make('div', { class: 'tile' }, make('b', { text: value }), make('span', { text }))),
@@ -176,7 +176,7 @@ const drawWork = ({ repair, rebalance, scrub, copiesJobs }) => {
     if (max > 0) lines.push(bar(value, max))
   }
   const missing = repair.queued + repair.running
-  const done = `${count(repair.done)} copies made, ${count(repair.failed)} failed, ${count(repair.corruptReplaced)} corrupt replaced`
+  const done = `${plural(repair.done, 'copy', 'copies')} made, ${count(repair.failed)} failed, ${count(repair.corruptReplaced)} corrupt replaced`
   if (missing === 0) add(`Repair: idle; ${done}`)
   else
     add(
@@ -186,7 +186,7 @@ const drawWork = ({ repair, rebalance, scrub, copiesJobs }) => {
   if (rebalance.state === 'even') add(`Balance: ${distance}`)
   else {
     add(
-      `Balance: ${rebalance.state}, ${distance}, ${count(rebalance.movesDone)} moves${left(rebalance.etaMs)}`,
+      `Balance: ${rebalance.state}, ${distance}, ${plural(rebalance.movesDone, 'move')}${left(rebalance.etaMs)}`,
       rebalance.bytesMoved,
       rebalance.bytesMoved + rebalance.bytesLeft,
     )
@@ -286,10 +286,13 @@ const plot = (id, points, series) => {
   return max
 }
 
-/** Differences of neighbours; a process that began anew counts from zero. */
+/** Mounts tell their figures every few seconds, not in step with the page: between two looks there may be none, or two. */
+const averagedSamples = 5
+
+/** Differences over the last looks; a process that began anew counts from zero. */
 const ratesOf = (samples) =>
   samples.slice(1).map((after, i) => {
-    const before = samples[i]
+    const before = samples[Math.max(0, i + 1 - averagedSamples)]
     const seconds = Math.max(0.001, (after.atMs - before.atMs) / 1000)
     const since = (name) => Math.max(0, after.mounts[name] - before.mounts[name])
     const mean = (micros, number) => (since(number) === 0 ? undefined : since(micros) / since(number) / 1000)
