@@ -47,6 +47,7 @@ import type {
   WriteOptions,
 } from './file-system.ts'
 import { Flusher } from './flusher.ts'
+import { RoomWatch } from './room-watch.ts'
 import { Handles } from './handles.ts'
 import { InodeOperations } from './inode-operations.ts'
 import { describeEntry } from './journal.ts'
@@ -62,6 +63,8 @@ import { orAborted } from './waiting.ts'
 
 const closeMsMax = 30_000
 const failuresLoggedMax = 100
+/** Room for as much as so many clients like this one may have buffered is enough. */
+const clientsAtOnce = 8
 /** No cluster has a limit; df shows something useful all the same. */
 const inodesFreeShown = 1n << 40n
 
@@ -114,6 +117,7 @@ export class ClientFileSystem implements FileSystem {
   readonly #openFiles: OpenFiles
   readonly #directories: Directories
   readonly #statistics: Statistics
+  readonly #room: RoomWatch
   /** What is held at this moment. */
   readonly figures: () => ClientFigures
   #closing: Promise<void> | undefined
@@ -151,6 +155,7 @@ export class ClientFileSystem implements FileSystem {
       learn: ({ attributes, lease }) => void core.learn(attributes, lease),
       isConfirmed: () => core.session.isConfirmed(),
     })
+    this.#room = new RoomWatch(clock, clientsAtOnce * limits.dirtyBytesMax)
     const flusher = new Flusher({
       clock,
       log,
@@ -162,6 +167,7 @@ export class ClientFileSystem implements FileSystem {
       }),
       unsynced: this.#unsynced,
       locations,
+      room: this.#room,
       inlineBytesMax: () => core.session.welcome.inlineBytesMax,
       copies: () => core.session.welcome.copies,
       commit: async (value) => {
@@ -202,7 +208,11 @@ export class ClientFileSystem implements FileSystem {
     this.#directories = new Directories(core, handles)
     this.#statistics = new Statistics({
       clock,
-      ask: (signal) => core.call({ $case: 'statfs', value: {} }, 'statfs', signal),
+      ask: async (signal) => {
+        const reply = await core.call({ $case: 'statfs', value: {} }, 'statfs', signal)
+        this.#room.known(reply.bytesFree)
+        return reply
+      },
       isAway: () => core.isMasterAway(),
       changes: () => core.statisticsChanges,
     })
@@ -216,7 +226,10 @@ export class ClientFileSystem implements FileSystem {
       locks: this.#fileLocks.held.all(),
     }),
     granted: (lease) => this.#core.leases.granted(lease),
-    echoed: (sentMs) => this.#core.leases.echoed(sentMs),
+    echoed: (sentMs) => {
+      this.#core.leases.echoed(sentMs)
+      this.#core.inBackground(this.#core.run(undefined, async (signal) => void (await this.#statistics.look(signal))))
+    },
     pushed: (push) => this.#pushed(push),
     resumed: () => this.#core.leases.resumed(),
     lost: () => this.#lost(),

@@ -30,6 +30,7 @@ import { DirtyData, slotBytes } from './dirty-data.ts'
 import type { FilePart } from './dirty-data.ts'
 import type { Inode, Inodes } from './inode.ts'
 import type { Locations } from './locations.ts'
+import type { RoomWatch } from './room-watch.ts'
 import type { UnsyncedChunks } from './unsynced-chunks.ts'
 
 /** A file with this much in whole slots starts to be written out. */
@@ -76,6 +77,7 @@ export interface FlusherOptions {
   appends: AppendQueue
   unsynced: UnsyncedChunks
   locations: Locations
+  room: RoomWatch
   inlineBytesMax(): number
   /** Of a file that does not say it. */
   copies(): number
@@ -132,11 +134,23 @@ export class Flusher {
     await Promise.all(inode.batches.map(({ done }) => done))
   }
 
+  /** A descriptor is closed: what is dirty goes on its way, and is stored when that might fail for lack of room. */
+  async close(inode: Inode): Promise<void> {
+    this.freeze(inode, { sync: false })
+    await inode.deciding
+    if (this.waitsAtClose) await this.drain(inode)
+  }
+
+  get waitsAtClose(): boolean {
+    return this.#options.room.isShort
+  }
+
   /** Drops everything that is buffered of a file. */
   fail(inode: Inode, code: ErrnoName, why: unknown): void {
     if (!inode.buffered) return
     this.#options.log.error('buffered data of a file is lost', { ino: inode.ino, code, cause: why })
     inode.errors.record(code)
+    if (code === 'ENOSPC') this.#options.room.refused()
     this.discard(inode)
   }
 

@@ -88,7 +88,7 @@ export class Namespace {
   }
 
   link(context: Context, ino: Ino, parent: Ino, name: Buffer): Promise<Entry> {
-    if (this.#core.inodes.get(ino)?.buffered === true) {
+    if (this.#isUnsettled(ino)) {
       return this.#core.run(context, async (signal) => {
         await this.#flushBuffered(ino, signal)
         return this.#link(context, ino, { parent, name })
@@ -214,11 +214,19 @@ export class Namespace {
 
   /**
    * A file that gets another name takes its content along: who puts a file in place that it has just written, by rename(2) or link(2), never
-   * finds an empty one there, whatever dies meanwhile.
+   * finds an empty one there, whatever dies meanwhile. ENOSPC, EIO: its content is lost and nobody knows it yet; then it gets no name.
    */
   async #flushBuffered(ino: Ino | undefined, signal: AbortSignal): Promise<void> {
-    const inode = ino === undefined ? undefined : this.#core.inodes.get(ino)
-    if (inode?.buffered === true) await orAborted(this.#core.flush(inode), signal)
+    if (ino === undefined || !this.#isUnsettled(ino)) return
+    await this.#core.withInode(ino, async (inode) => {
+      await orAborted(this.#core.flush(inode), signal)
+      inode.errors.tell()
+    })
+  }
+
+  #isUnsettled(ino: Ino): boolean {
+    const inode = this.#core.inodes.get(ino)
+    return inode !== undefined && (inode.buffered || inode.errors.untold)
   }
 
   /**

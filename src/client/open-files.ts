@@ -132,25 +132,21 @@ export class OpenFiles {
     if (file !== undefined && this.#isPlain(file, lockOwner)) {
       const { inode, errors } = file
       if (inode.dirty.empty) return Promise.resolve()
-      this.#flusher.freeze(inode, { sync: false })
-      return inode.deciding.then(() => inode.errors.check(errors))
+      return this.#flusher.close(inode).then(() => inode.errors.check(errors))
     }
     // A process that was killed closes its files, too, and its locks must be gone when it is: an interrupt is no reason to keep them.
     return this.#core.run(undefined, async (signal) => {
       const { inode, errors } = this.#handles.file(handle)
       await this.#fileLocks.drop(inode.ino, lockOwner, 'posix', signal)
       // What comes after a close(2) comes after the data, too; in a small file without waiting for anybody.
-      if (!inode.dirty.empty) {
-        this.#flusher.freeze(inode, { sync: false })
-        await orAborted(inode.deciding, signal)
-      }
+      if (inode.buffered) await orAborted(this.#flusher.close(inode), signal)
       inode.errors.check(errors)
     })
   }
 
   /** Closing it is nothing that could have to wait for the master. */
   #isPlain({ inode, errors }: FileHandle, lockOwner: bigint): boolean {
-    if (inode.stale || inode.errors.isNews(errors)) return false
+    if (inode.stale || inode.errors.isNews(errors) || (inode.buffered && this.#flusher.waitsAtClose)) return false
     if (this.#fileLocks.held.holds(inode.ino, lockOwner, 'posix')) return false
     if (inode.dirty.empty) return true
     return inode.planned.kind !== 'unknown' || inode.inline !== undefined || inode.attributes?.size === 0n

@@ -34,6 +34,13 @@ export class WriteErrors {
     return cursor.seen !== this.#sequence
   }
 
+  /** Throws an error that nobody was told yet, and was told now. */
+  tell(): void {
+    if (this.#told) return
+    this.#told = true
+    throw new PosixError(this.#code, 'data that was written earlier could not be stored')
+  }
+
   /** Throws when there is an error that this handle was not told of. */
   check(cursor: ErrorCursor): void {
     if (!this.isNews(cursor)) return

@@ -62,6 +62,32 @@ t.test('a full chunk server is ENOSPC for the write and harms nothing else', { t
   await sh(`cd '${root}' && sha256sum -c sum`)
 })
 
+t.test(
+  'files that are written and closed on a full cluster: who copies them is told of each that is lost',
+  async (t) => {
+    if (!(await needs(t, { root: true, fuse: true }))) return
+    const source = (await sh('mktemp -d')).trim()
+    t.teardown(() => sh(`rm -r '${source}'`))
+    const cluster = await startCluster(t, { servers: 3, serverArgs: ['--capacity', '120MiB'] })
+    const root = cluster.mount.directory
+    await sh(`
+    for i in $(seq 60); do head -c $((5000 + i * 5000)) /dev/urandom > '${source}/f'$i; done
+    head -c 88M /dev/zero | tr '\\0' z > '${root}/big'; sync '${root}/big'`)
+    let failed = false
+    for (let round = 0; round < 12 && !failed; round++) {
+      const copied = await run('cp', ['-r', source, `${root}/copy${round}`], { timeoutMs: 100_000 })
+      failed = copied.code !== 0
+      const lost = (
+        await sh(`cd '${source}'; for f in *; do cmp -s $f '${root}/copy${round}/'$f || echo $f; done`)
+      ).trim()
+      const untold = lost.split('\n').filter((file) => file !== '' && !copied.stderr.includes(`/${file}'`))
+      t.strictSame(untold, [], `round ${round}: nothing is lost in silence`)
+      if (failed) t.match(copied.stderr, /No space left on device/)
+    }
+    t.ok(failed, 'it was full in the end')
+  },
+)
+
 t.test('a full disk of the master is ENOSPC for changes and harms nothing else', { timeout: 200_000 }, async (t) => {
   if (!(await needs(t, { root: true, fuse: true }))) return
   const disk = (await sh('mktemp -d')).trim()
