@@ -42,6 +42,12 @@ const remarkSections = (remarks: readonly string[]): { text: string[]; examples:
   return { text: text.filter((item, index) => item !== '.PP' || text[index + 1] !== '.PP'), examples }
 }
 
+const exitCodes = [
+  { term: '0', description: 'It did what was asked' },
+  { term: '1', description: 'It failed' },
+  { term: '2', description: 'The command line was wrong' },
+]
+
 /** The page of one command. `parent` undefined: it is the program itself. */
 const manPage = (outline: CommandOutline, parent: CommandOutline | undefined): string => {
   const { text, examples } = remarkSections(outline.remarks)
@@ -60,11 +66,8 @@ const manPage = (outline: CommandOutline, parent: CommandOutline | undefined): s
     ...section('OPTIONS', list([...outline.options, ...outline.globalOptions])),
     ...section(
       'EXIT STATUS',
-      list([
-        { term: '0', description: 'It did what was asked' },
-        { term: '1', description: 'It failed' },
-        { term: '2', description: 'The command line was wrong' },
-      ]),
+      // Some commands say more exactly what theirs mean.
+      list(outline.remarks.some((remark) => remark.startsWith('Exit codes:')) ? [] : exitCodes),
     ),
     ...section('EXAMPLES', examples),
     ...section(
