@@ -49,6 +49,8 @@ export interface Dispatcher {
   readonly nodeIdOf: (ino: Ino) => bigint
   /** The kernel was told of this inode and has not forgotten it. */
   isReferenced(ino: Ino): boolean
+  /** Something that may hold pages of this inode waits for its answer. */
+  isDataBusy(ino: Ino): boolean
   /** The minor version that was agreed on; 0 before. */
   minor(): number
 }
@@ -100,6 +102,16 @@ const changesNames: ReadonlySet<number> = new Set([
   protocol.opcode.RENAME,
   protocol.opcode.RENAME2,
   protocol.opcode.CREATE,
+])
+
+/** The kernel may hold pages of the inode that they are about, or keep others from touching them. */
+const holdsPages: ReadonlySet<number> = new Set([
+  protocol.opcode.READ,
+  protocol.opcode.WRITE,
+  protocol.opcode.SETATTR,
+  protocol.opcode.FALLOCATE,
+  protocol.opcode.COPY_FILE_RANGE,
+  protocol.opcode.COPY_FILE_RANGE_64,
 ])
 
 const has = (value: number, flag: number): boolean => (value & flag) !== 0
@@ -723,6 +735,10 @@ export const createDispatcher = (options: {
     },
     nodeIdOf,
     isReferenced: (ino) => references.has(Number(nodeIdOf(ino))),
+    isDataBusy: (ino) => {
+      for (const request of pending.values()) if (request.ino === ino && holdsPages.has(request.opcode)) return true
+      return false
+    },
     minor: () => minor,
   }
 }

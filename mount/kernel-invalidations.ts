@@ -15,6 +15,8 @@
  *   their answers are never told with a validity.) That needs the inode: when the kernel does not have it but was told of it, the answer
  *   that makes it is on its way to some process, or the FORGET is on its way to us. Neither waits for anything but a processor,
  *   so it is tried again until one of both has come.
+ * - Mapped memory: INVAL_INODE with a range. It waits for pages that a READ or WRITE holds, which may wait for the lease that is to be given
+ *   back. Nobody waits for it then: who reads a mapping at the same moment as another mount writes may see either.
  *
  * Replies and notifications are both written synchronously, so the kernel gets them in the order in which they were decided.
  * Source: fs/fuse/dir.c, inode.c, readdir.c of Linux 6.18.
@@ -35,7 +37,7 @@ const anyName = Buffer.from('.')
 
 export interface KernelInvalidationsOptions {
   device: Pick<Device, 'send' | 'notify'>
-  dispatcher: Pick<Dispatcher, 'nodeIdOf' | 'isReferenced' | 'minor'>
+  dispatcher: Pick<Dispatcher, 'nodeIdOf' | 'isReferenced' | 'isDataBusy' | 'minor'>
   listings: ToldListings
   clock: Clock
   /** False: the kernel is to cache no names. */
@@ -79,6 +81,20 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
         clock.after(againMs, again)
       })
     },
-    dropData: (ino, range) => device.notify(dataInvalidation(dispatcher.nodeIdOf(ino), range)),
+    dropData: (ino, range) =>
+      new Promise((resolve) => {
+        let isDone = false
+        const done = (): void => {
+          isDone = true
+          resolve()
+        }
+        device.notify(dataInvalidation(dispatcher.nodeIdOf(ino), range), done)
+        const look = (): void => {
+          if (isDone) return
+          if (dispatcher.isDataBusy(ino)) done()
+          else clock.after(againMs, look)
+        }
+        look()
+      }),
   }
 }

@@ -154,8 +154,11 @@ export interface Invalidations {
   forgetNames(directory: Ino): Promise<void> | undefined
   /** The attributes of an inode are not to be believed any longer. Undefined: took effect at once; else when the promise resolves. */
   forgetAttributes(ino: Ino): Promise<void> | undefined
-  /** Cached bytes are to be dropped, some time soon; length -1: to the end. For those who look at them without asking: mapped memory. */
-  dropData(ino: Ino, range: { offset: bigint; length: bigint }): void
+  /**
+   * Cached bytes are to be dropped; length -1: to the end. For those who look at them without asking: mapped memory. Resolves when that took
+   * effect, or sooner when an operation on the file's data is in progress: such an operation may hold them and wait for the caller.
+   */
+  dropData(ino: Ino, range: { offset: bigint; length: bigint }): Promise<void>
 }
 
 export interface FileSystem {

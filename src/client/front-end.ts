@@ -94,10 +94,12 @@ export class FrontEnd {
 
   /** Everything that was told under this lease is not to be believed any longer; undefined: that took effect at once. */
   withdraw(ino: Ino, cached: Cached, options: { data: boolean }): Promise<void> | undefined {
-    if (options.data) this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
-    const names = this.#withdrawNames(ino, cached)
-    const attributes = this.forgetAttributes(ino, cached)
-    return names === undefined ? attributes : names.then(() => attributes)
+    const waits = [
+      options.data ? this.#receiver?.dropData(ino, { offset: 0n, length: -1n }) : undefined,
+      this.#withdrawNames(ino, cached),
+      this.forgetAttributes(ino, cached),
+    ].filter((wait) => wait !== undefined)
+    return waits.length === 0 ? undefined : Promise.all(waits).then(() => {})
   }
 
   #withdrawNames(ino: Ino, cached: Cached): Promise<void> | undefined {

@@ -47,7 +47,7 @@ export class KernelModel {
         this.#stale(ino)
         return undefined
       },
-      dropData: () => undefined,
+      dropData: () => Promise.resolve(),
     })
   }
 

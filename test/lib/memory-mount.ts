@@ -44,11 +44,11 @@ const change = async (context: Context, what: string, name: string): Promise<voi
   if (what === 'unlink') await fileSystem.unlink(context, fileSystem.root, Buffer.from(name))
   if (what === 'tell') {
     void fileSystem.invalidations?.forgetAttributes(ino)
-    fileSystem.invalidations?.dropData(ino, { offset: 0n, length: -1n })
+    void fileSystem.invalidations?.dropData(ino, { offset: 0n, length: -1n })
     if (fileSystem.invalidations?.canForgetNames === true) void fileSystem.invalidations.forgetNames(fileSystem.root)
     // What the kernel does not have is no error.
     void fileSystem.invalidations?.forgetAttributes(asIno(999_999n))
-    fileSystem.invalidations?.dropData(asIno(999_999n), { offset: 0n, length: 1n })
+    void fileSystem.invalidations?.dropData(asIno(999_999n), { offset: 0n, length: 1n })
   }
 }
 fileSystem.lookup = async (context, parent, name) => {

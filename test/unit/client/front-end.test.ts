@@ -38,6 +38,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
     confirmedForMs: 9000.7,
     pending: undefined as Promise<void> | undefined,
     names: undefined as Promise<void> | undefined,
+    dropped: Promise.resolve(),
   }
   const leases: Leases = new Leases(
     {
@@ -69,7 +70,10 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
         said.push(`attributes ${ino}`)
         return state.pending
       },
-      dropData: (ino) => said.push(`data ${ino}`),
+      dropData: (ino) => {
+        said.push(`data ${ino}`)
+        return state.dropped
+      },
     })
   for (const ino of [directory, file]) {
     leases.granted({ ino, mode: read, grant: 1n })
@@ -130,6 +134,22 @@ t.test('a lease is returned after the names of a listing were taken back', async
   settle()
   await new Promise((resolve) => setImmediate(resolve))
   t.equal(said.at(-1), `returned ${directory}`)
+})
+
+t.test('withdrawing data waits until it was dropped', async (t) => {
+  const { frontEnd, attach, leases, said, state } = setUp()
+  attach()
+  let settle = (): void => {}
+  state.dropped = new Promise((resolve) => (settle = resolve))
+  let done = false
+  const withdrawn = Promise.resolve(frontEnd.withdraw(file, leases.cached(file)!, { data: true })).then(
+    () => (done = true),
+  )
+  await new Promise((resolve) => setImmediate(resolve))
+  t.strictSame(said, [`data ${file}`])
+  t.equal(done, false)
+  settle()
+  await withdrawn
 })
 
 t.test('what nobody believes any more need not be taken back', async (t) => {

@@ -13,6 +13,7 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
   const state = {
     outcome: 'sent' as Sent,
     referenced: true,
+    busy: false,
     sent: [] as string[],
     notified: [] as ((() => void) | undefined)[],
   }
@@ -23,6 +24,7 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
     dispatcher: {
       nodeIdOf: (which) => which,
       isReferenced: () => state.referenced,
+      isDataBusy: () => state.busy,
       minor: () => options.minor ?? 44,
     },
     device: {
@@ -41,8 +43,8 @@ t.test('what the kernel has is taken back at once', (t) => {
   t.equal(invalidations.forgetAttributes(ino), undefined)
   t.equal(invalidations.forgetNames(ino), undefined)
   t.strictSame(state.sent, ['02000000', '08000000'], 'INVAL_INODE, INC_EPOCH')
-  invalidations.dropData(ino, { offset: 0n, length: -1n })
-  t.equal(state.notified.length, 1, 'that may wait for locks, so nobody waits for it')
+  void invalidations.dropData(ino, { offset: 0n, length: -1n })
+  t.equal(state.notified.length, 1, 'that may wait for locks')
   t.end()
 })
 
@@ -109,4 +111,27 @@ t.test('names of a listing that the kernel has not read yet', async (t) => {
     t.equal(listings.isUnread(asIno(10n)), true, 'another directory')
     t.equal(clock.pending, 0)
   }
+})
+
+t.test('pages are dropped before anybody goes on, unless an operation holds them', async (t) => {
+  const { clock, state, invalidations } = setUp()
+  let dropped = 0
+  const drop = (): Promise<number> => invalidations.dropData(ino, { offset: 0n, length: -1n }).then(() => dropped++)
+  const told = drop()
+  await clock.advance(5)
+  t.equal(dropped, 0)
+  state.notified.at(-1)?.()
+  await told
+  t.equal(dropped, 1)
+
+  const held = drop()
+  await clock.advance(5)
+  state.busy = true
+  await clock.advance(1)
+  await held
+  t.equal(dropped, 2, 'a READ that came meanwhile')
+  await drop()
+  t.equal(dropped, 3, 'one that was there before')
+  await clock.advance(5)
+  t.equal(clock.pending, 0)
 })
