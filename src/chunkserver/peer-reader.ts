@@ -3,7 +3,7 @@
  *
  * Errors: PosixError is the peer's answer (EBADMSG also for an answer that does not match its checksums), UnavailableError no answer.
  */
-import { firstCorruptBlock } from '../domain/checksum.ts'
+import { firstCorruptBlock } from '../platform/block-checksums.ts'
 import { PosixError, UnavailableError, isErrnoName } from '../domain/errors.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Transport } from '../platform/transport.ts'

@@ -10,7 +10,8 @@
  * Errors are PosixErrors with the codes that chunk_store.proto names, and EAGAIN when too much waits already.
  */
 import { dirname, resolve } from 'node:path'
-import { firstCorruptBlock, roundUpToBlock } from '../domain/checksum.ts'
+import { roundUpToBlock } from '../domain/checksum.ts'
+import { firstCorruptBlock } from '../platform/block-checksums.ts'
 import { PosixError, UsageError } from '../domain/errors.ts'
 import { asChunkId, type ChunkId } from '../domain/ids.ts'
 import { blockBytes, chunkBytes, transferBytesMax } from '../domain/limits.ts'

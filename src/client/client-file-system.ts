@@ -82,8 +82,8 @@ export interface FileSystemLimits {
 export const defaultLimits: FileSystemLimits = {
   dirtyBytesMax: 64 * 1024 * 1024,
   cacheBytesMax: 32 * 1024 * 1024,
-  leasesMax: 30_000,
-  namesMax: 60_000,
+  leasesMax: 24_000,
+  namesMax: 48_000,
 }
 
 /** For monitoring. */

@@ -20,14 +20,3 @@ export const blockChecksums = (data: Buffer): Buffer => {
   }
   return checksums
 }
-
-/** Offset of the first block whose checksum does not match, or -1; also 0 when there are not as many checksums as blocks. */
-export const firstCorruptBlock = (data: Buffer, checksums: Buffer): number => {
-  if (checksums.length * (blockBytes / 4) !== roundUpToBlock(data.length)) return 0
-  const actual = blockChecksums(data)
-  if (actual.equals(checksums)) return -1
-  for (let at = 0; at < actual.length; at += 4) {
-    if (actual.readUInt32LE(at) !== checksums.readUInt32LE(at)) return (at / 4) * blockBytes
-  }
-  return -1
-}

@@ -5,6 +5,8 @@ export interface NativeDisk {
   /** 0 or -errno. */
   punch(fd: number, offset: number, length: number): Promise<number>
   addressWithin(buffer: Buffer, unit: number): number
+  /** Not on every processor. */
+  blockChecksums?(data: Buffer, unit: number, out: Buffer): void
 }
 
 export const nativeDisk = loadAddon('src/platform/native', 'shoal_disk') as NativeDisk | undefined

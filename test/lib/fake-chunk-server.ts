@@ -5,7 +5,8 @@
  * carried out). stop() drops every connection and refuses new ones; start() listens at the same addresses again. corrupt() flips a
  * bit. forgetUnsynced() is a loss of power: what was not synced is gone. There are no disks, so sync costs nothing.
  */
-import { firstCorruptBlock, blockChecksums, roundUpToBlock } from '../../src/domain/checksum.ts'
+import { roundUpToBlock } from '../../src/domain/checksum.ts'
+import { firstCorruptBlock, blockChecksums } from '../../src/platform/block-checksums.ts'
 import type { ErrnoName } from '../../src/domain/errors.ts'
 import { asServerId } from '../../src/domain/ids.ts'
 import type { ServerId } from '../../src/domain/ids.ts'

@@ -8,7 +8,8 @@
  * Concurrency: calls may overlap at will. The buffer that comes back is the caller's, who may give it back to the buffer pool; it may be
  * a view of a larger one (by less than two blocks).
  */
-import { firstCorruptBlock, roundUpToBlock } from '../../domain/checksum.ts'
+import { roundUpToBlock } from '../../domain/checksum.ts'
+import { firstCorruptBlock } from '../../platform/block-checksums.ts'
 import { PosixError, UnavailableError, invariant } from '../../domain/errors.ts'
 import { asServerId } from '../../domain/ids.ts'
 import type { ChunkId } from '../../domain/ids.ts'

@@ -18,7 +18,8 @@
  * passed in, even after a rejection: they may still be on their way.
  */
 import { PosixError, UnavailableError, invariant } from '../../domain/errors.ts'
-import { blockChecksums, roundUpToBlock } from '../../domain/checksum.ts'
+import { roundUpToBlock } from '../../domain/checksum.ts'
+import { blockChecksums } from '../../platform/block-checksums.ts'
 import type { ErrnoName } from '../../domain/errors.ts'
 import { asChunkId, asServerId } from '../../domain/ids.ts'
 import type { ChunkId, ServerId } from '../../domain/ids.ts'

@@ -4,6 +4,8 @@
  *   punch(fd, offset, length) -> promise   fallocate(2) with FALLOC_FL_PUNCH_HOLE, of 0 or of -errno; it can wait for the disk's
  *                                          journal, so it runs on the thread pool; offset and length are doubles with whole numbers
  *   addressWithin(buffer, unit) -> number  the address of the buffer's first byte modulo unit, for O_DIRECT
+ *   blockChecksums(data, unit, out)        CRC-32C of each whole unit of data, 4 bytes little-endian each; only where the processor has
+ *                                          an instruction for it (x86-64 with SSE 4.2). unit is a multiple of 8
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +13,10 @@
 #include <node_api.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
+#ifdef __x86_64__
+#include <nmmintrin.h>
+#endif
 
 struct punch {
   int fd;
@@ -75,8 +81,62 @@ static napi_value address_within(napi_env env, napi_callback_info info) {
   return result;
 }
 
+#ifdef __x86_64__
+/* Blocks computed side by side: the instruction takes three cycles, and one can begin in each. */
+#define LANES 4
+
+__attribute__((target("sse4.2"))) static void checksum_blocks(const uint8_t *data, size_t blocks, size_t unit, uint8_t *out) {
+  for (size_t block = 0; block < blocks;) {
+    const size_t lanes = blocks - block >= LANES ? LANES : 1;
+    uint64_t crc[LANES] = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX};
+    const uint8_t *from = data + block * unit;
+    uint64_t word;
+    if (lanes == LANES) {
+      for (size_t at = 0; at < unit; at += sizeof word) {
+        for (size_t lane = 0; lane < LANES; lane++) {
+          memcpy(&word, from + lane * unit + at, sizeof word);
+          crc[lane] = _mm_crc32_u64(crc[lane], word);
+        }
+      }
+    } else {
+      for (size_t at = 0; at < unit; at += sizeof word) {
+        memcpy(&word, from + at, sizeof word);
+        crc[0] = _mm_crc32_u64(crc[0], word);
+      }
+    }
+    for (size_t lane = 0; lane < lanes; lane++) {
+      const uint32_t checksum = ~(uint32_t)crc[lane];
+      memcpy(out + (block + lane) * sizeof checksum, &checksum, sizeof checksum);
+    }
+    block += lanes;
+  }
+}
+
+static napi_value block_checksums(napi_env env, napi_callback_info info) {
+  size_t count = 3, length, room;
+  napi_value args[3];
+  void *data, *out;
+  uint32_t unit;
+  if (napi_get_cb_info(env, info, &count, args, NULL, NULL) != napi_ok || count != 3 ||
+      napi_get_buffer_info(env, args[0], &data, &length) != napi_ok || napi_get_value_uint32(env, args[1], &unit) != napi_ok ||
+      unit == 0 || unit % 8 != 0 || napi_get_buffer_info(env, args[2], &out, &room) != napi_ok ||
+      room / sizeof(uint32_t) < length / unit) {
+    napi_throw_type_error(env, NULL, "blockChecksums(data, unit, out)");
+    return NULL;
+  }
+  checksum_blocks(data, length / unit, unit, out);
+  return NULL;
+}
+#endif
+
 NAPI_MODULE_INIT() {
   napi_value function;
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("sse4.2")) {
+    napi_create_function(env, "blockChecksums", NAPI_AUTO_LENGTH, block_checksums, NULL, &function);
+    napi_set_named_property(env, exports, "blockChecksums", function);
+  }
+#endif
   napi_create_function(env, "addressWithin", NAPI_AUTO_LENGTH, address_within, NULL, &function);
   napi_set_named_property(env, exports, "addressWithin", function);
   napi_create_function(env, "punch", NAPI_AUTO_LENGTH, punch, NULL, &function);

@@ -2,7 +2,7 @@
 import { connect } from 'node:net'
 import { open, readFile } from 'node:fs/promises'
 import t, { type Test } from 'tap'
-import { firstCorruptBlock } from '../../../src/domain/checksum.ts'
+import { firstCorruptBlock } from '../../../src/platform/block-checksums.ts'
 import { PosixError } from '../../../src/domain/errors.ts'
 import { startChunkServer } from '../../../src/chunkserver/chunk-server.ts'
 import { dataStart } from '../../../src/chunkserver/format.ts'

@@ -1,7 +1,8 @@
 /** The chunk store on a real disk: what it keeps, refuses, finds damaged and gives back after a restart. */
 import { open, readFile, readdir, stat, writeFile, mkdir, rename, truncate } from 'node:fs/promises'
 import t from 'tap'
-import { firstCorruptBlock, zeroBlockChecksum } from '../../../src/domain/checksum.ts'
+import { zeroBlockChecksum } from '../../../src/domain/checksum.ts'
+import { firstCorruptBlock } from '../../../src/platform/block-checksums.ts'
 import { PosixError, UsageError } from '../../../src/domain/errors.ts'
 import { chunkBytes } from '../../../src/domain/limits.ts'
 import { dataStart, tableStart } from '../../../src/chunkserver/format.ts'
