@@ -13,7 +13,7 @@ import { nativeDisk } from './native-disk.ts'
 /** Below this, an ordinary allocation is as cheap. */
 const pooledBytesMin = 64 * 1024
 const capacityStep = 128 * 1024
-export const keptBytesMax = 8 * 1024 * 1024
+export const keptBytesMax = 12 * 1024 * 1024
 /** A page, and the largest sector of a disk. */
 export const alignmentBytes = 4096
 
