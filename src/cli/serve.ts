@@ -57,12 +57,6 @@ const closeMsMax = 60_000
  */
 const heapGrowthPercent = 50
 
-/**
- * V8 optimises a function when it has run so much bytecode (its default: 67584), which takes thousands of operations of a file system, each
- * at two to four times its later price. The compiling itself is done beside them.
- */
-const interruptBudget = 10_000
-
 const stopRequested = (options: ServeOptions): Promise<string> =>
   new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => resolve(signal))
@@ -91,7 +85,6 @@ export const serve = async (
   start: (log: Log) => Promise<Running>,
 ): Promise<never> => {
   setFlagsFromString(`--heap-growing-percent=${heapGrowthPercent}`)
-  setFlagsFromString(`--interrupt-budget=${interruptBudget}`)
   const log = stderrLog(options.logLevel, role)
   const fail = (caught: unknown): never => {
     if (!(caught instanceof UsageError)) log.error('ends because of a failure', { cause: caught })
