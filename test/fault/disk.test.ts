@@ -88,7 +88,7 @@ t.test(
   },
 )
 
-t.test('a full disk of the master is ENOSPC for changes and harms nothing else', { timeout: 450_000 }, async (t) => {
+t.test('a full disk of the master is ENOSPC for changes and harms nothing else', { timeout: 200_000 }, async (t) => {
   if (!(await needs(t, { root: true, fuse: true }))) return
   const disk = (await sh('mktemp -d')).trim()
   await sh(`mount -t tmpfs -o size=200M shoal-test '${disk}'`)
@@ -109,18 +109,14 @@ t.test('a full disk of the master is ENOSPC for changes and harms nothing else',
   // And then up to the last byte: the master itself can store nothing, and stays.
   const { pid } = cluster.master
   await sh(`dd if=/dev/zero of='${disk}/last' bs=1M status=none 2>/dev/null || true`)
-  const waiting = run('bash', ['-c', `rmdir '${root}/new1'`], { timeoutMs: 150_000 })
+  const waiting = run('bash', ['-c', `rmdir '${root}/new1'`], { timeoutMs: 60_000 })
   await sh(`sleep 3; rm '${disk}/ballast' '${disk}/last'`)
-  const { code, stderr } = await waiting
-  t.ok(
-    code === 0 || stderr.includes('Input/output error'),
-    'what frees something waits for room, or is told at its deadline',
-  )
+  t.match(await waiting, { code: 0, stderr: '' }, 'what frees something waits for room')
   t.equal(cluster.master.pid, pid, 'the master is the same')
   await eventually(
     'changes are welcome again',
     async () => (await run('bash', ['-c', `mkdir '${root}/after' && cp '${root}/kept' '${root}/after/'`])).code === 0,
-    { timeoutMs: 150_000, everyMs: 1000 },
+    { timeoutMs: 60_000, everyMs: 1000 },
   )
   await cluster.master.restart('SIGTERM')
   await sh(`cmp '${root}/kept' '${root}/after/kept' && diff -r /usr/include/linux '${root}/before'`)
