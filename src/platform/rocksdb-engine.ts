@@ -12,7 +12,8 @@
  *
  * Memory is bounded: a block cache of 16 MiB, two write buffers of 8 MiB, 256 open tables.
  */
-import { mkdir, stat, statfs } from 'node:fs/promises'
+import { statfsSync } from 'node:fs'
+import { mkdir, stat } from 'node:fs/promises'
 import level, { type Level, type LevelIterator } from 'level-rocksdb'
 import { PosixError, UsageError } from '../domain/errors.ts'
 import { findDamagedLog } from './rocksdb-log-check.ts'
@@ -25,9 +26,6 @@ const readAheadBytes = 128 * 1024
 /** What flushing and compacting need to come to an end on a disk that is filling up; smaller on a small disk. */
 const reserveBytesMax = 256 * 1024 * 1024
 const reserveShare = 0.1
-/** The free space is looked at again after this much was written or this long. */
-const spaceCheckBytes = 4 * 1024 * 1024
-const spaceCheckMs = 500
 /** More changes than this do not travel in one batch, unless one caller gave that many. */
 const batchChangesMax = 10_000
 
@@ -137,7 +135,6 @@ class RocksDbEngine implements KvEngine {
   private closing: Promise<void> | undefined
   private readonly ranges = new Set<Promise<KvEntry[]>>()
   private readonly snapshots = new Set<KvSnapshot>()
-  private space = { checkedMs: -Infinity, bytesSince: 0, isShort: false }
 
   constructor(path: string, opened: Level) {
     this.path = path
@@ -265,7 +262,7 @@ class RocksDbEngine implements KvEngine {
     // The binding skips an empty batch, and its sync with it.
     if (changes.length === 0) changes = [{ type: 'del', key: syncKey }]
     const sync = group.some((waiting) => waiting.sync)
-    await this.checkSpace(bytesOf(changes))
+    this.checkSpace(bytesOf(changes))
     return new Promise((resolve, reject) => {
       this.level.batch(changes, { sync }, (error) => {
         if (!error) return resolve()
@@ -275,17 +272,14 @@ class RocksDbEngine implements KvEngine {
     })
   }
 
-  /** ENOSPC when the disk is so full that a write could fail half-way. */
-  private async checkSpace(bytes: number): Promise<void> {
-    const nowMs = performance.now()
-    this.space.bytesSince += bytes
-    const isFresh = nowMs - this.space.checkedMs < spaceCheckMs && this.space.bytesSince < spaceCheckBytes
-    if (!isFresh) {
-      const { bavail, blocks, bsize } = await statfs(this.path)
-      const reserveBytes = Math.min(reserveBytesMax, blocks * bsize * reserveShare)
-      this.space = { checkedMs: nowMs, bytesSince: 0, isShort: bavail * bsize < reserveBytes + bytes }
-    }
-    if (this.space.isShort) throw new PosixError('ENOSPC', `the disk of ${this.path} is full`)
+  /**
+   * ENOSPC when the disk is so full that a write could fail half-way. Looked at right before each batch, for others can fill a disk
+   * faster than any interval; the call takes microseconds, the batch's sync milliseconds.
+   */
+  private checkSpace(bytes: number): void {
+    const { bavail, blocks, bsize } = statfsSync(this.path)
+    const reserveBytes = Math.min(reserveBytesMax, blocks * bsize * reserveShare)
+    if (bavail * bsize < reserveBytes + bytes) throw new PosixError('ENOSPC', `the disk of ${this.path} is full`)
   }
 }
 

@@ -106,12 +106,18 @@ t.test('a full disk of the master is ENOSPC for changes and harms nothing else',
   t.match(refused, { code: 1, stderr: /No space left on device/ })
   t.equal(await sh(`sha256sum < '${root}/kept'; diff -r /usr/include/linux '${root}/before'`), sum, 'reading goes on')
 
-  // And then up to the last byte: the master itself can store nothing, and stays.
+  // And then up to the last byte, at once and while there is much to store: the master can store nothing more, and stays.
   const { pid } = cluster.master
-  await sh(`dd if=/dev/zero of='${disk}/last' bs=1M status=none 2>/dev/null || true`)
+  await sh(`truncate -s -35M '${disk}/ballast'; sleep 2`)
+  const during = run('bash', ['-c', `for i in 1 2 3; do cp -r /usr/include/linux '${root}/during'$i; done`], {
+    timeoutMs: 120_000,
+  })
+  await sh(`sleep 1; dd if=/dev/zero of='${disk}/last' bs=1M status=none 2>/dev/null || true`)
   const waiting = run('bash', ['-c', `rmdir '${root}/new1'`], { timeoutMs: 60_000 })
   await sh(`sleep 3; rm '${disk}/ballast' '${disk}/last'`)
   t.match(await waiting, { code: 0, stderr: '' }, 'what frees something waits for room')
+  const { stderr } = await during
+  t.match(stderr, /^(cp: .*: No space left on device\n)*$/, 'nothing else is wrong')
   t.equal(cluster.master.pid, pid, 'the master is the same')
   await eventually(
     'changes are welcome again',
