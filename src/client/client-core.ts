@@ -92,10 +92,11 @@ export class ClientCore {
         nowMs: () => clock.nowMs(),
         isConfirmed: () => this.session.isConfirmed(),
         whenConfirmed: (signal) => this.session.whenConfirmed(signal),
-        returnLease: (lease) => this.session.returnLease(lease),
+        returnLease: (lease, options) => this.session.returnLease(lease, options),
       },
       {
         reduce: (ino, to, cached) => this.#giveUp(ino, to, cached),
+        staysOpen: (ino) => this.inodes.get(ino)?.register() === true,
         gone: (ino, cached) => this.#gone(ino, cached),
       },
       { leasesMax: limits.leasesMax, keeps: caching.leases },
@@ -223,6 +224,13 @@ export class ClientCore {
       const { ino } = this.learn(attributes, lease)
       void this.frontEnd.forgetAttributes(ino, this.leases.cached(ino))
     }
+  }
+
+  /** The master has taken an inode without a name for open in this session. When it is not, it is closed. */
+  keptOpen(ino: Ino): void {
+    const inode = this.inodes.get(ino)
+    if (inode !== undefined && (inode.handles > 0 || inode.opening > 0)) inode.register()
+    else this.inBackground(this.persist({ $case: 'close', value: { ino } }, 'empty').then(() => {}))
   }
 
   /** Attributes without what is buffered, when they can be told without asking. */

@@ -36,7 +36,7 @@ export class Inode {
   handles = 0
   /** Opens in progress. */
   opening = 0
-  /** The master knows that this session has it open. */
+  /** The master knows that this session has it open. While it does not, a lease keeps what is open (see open-files.ts). */
   opened: 'no' | 'yes' | Promise<void> = 'no'
   closing: Promise<void> | undefined
   /** What tells the master that it was made and is open, while that is in the journal. */
@@ -114,6 +114,13 @@ export class Inode {
   get size(): bigint {
     const committed = this.attributes?.size ?? 0n
     return this.localSize !== undefined && this.localSize > committed ? this.localSize : committed
+  }
+
+  /** The master is about to be told that it is open. False: it is not, or the master knows. */
+  register(): boolean {
+    const isKept = (this.handles > 0 || this.opening > 0) && this.opened === 'no' && this.closing === undefined
+    if (isKept) this.opened = 'yes'
+    return isKept
   }
 
   dropLayout(): void {

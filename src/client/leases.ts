@@ -37,7 +37,8 @@ export interface LeaseSession {
   nowMs(): number
   isConfirmed(): boolean
   whenConfirmed(signal?: AbortSignal): Promise<void>
-  returnLease(lease: Lease): void
+  /** `opened`: the inode is open, which the master does not know. */
+  returnLease(lease: Lease, options: { opened: boolean }): void
 }
 
 export interface Holder {
@@ -46,6 +47,8 @@ export interface Holder {
    * lease covered.
    */
   reduce(ino: Ino, to: 'none' | 'read', cached: Cached): Promise<void>
+  /** The lease is about to be returned. True: what kept the inode open was the lease, and the master is to keep it from now on. */
+  staysOpen(ino: Ino): boolean
   /** The lease is gone, and what was cached under it. */
   gone(ino: Ino, cached: Cached): void
 }
@@ -301,7 +304,7 @@ export class Leases {
     }
     const floor = this.#floors.get(ino)
     if (floor !== undefined && floor.grant >= recall.grant) {
-      this.#session.returnLease({ ino, mode: wire[floor.mode], grant: floor.grant })
+      this.#session.returnLease({ ino, mode: wire[floor.mode], grant: floor.grant }, { opened: false })
       return
     }
     const sinceMs = this.#early.get(ino)?.sinceMs ?? this.#session.nowMs()
@@ -312,7 +315,7 @@ export class Leases {
     // The master repeats the recall, and no reply came: whatever brings the lease now comes too late.
     this.#early.delete(ino)
     this.#keepFloor(ino, { grant: recall.grant, mode: 'none' })
-    this.#session.returnLease({ ino, mode: wire.none, grant: recall.grant })
+    this.#session.returnLease({ ino, mode: wire.none, grant: recall.grant }, { opened: false })
   }
 
   /** Gives a lease back unasked. */
@@ -356,7 +359,7 @@ export class Leases {
     if (recall.grant > held.grant) held.grant = recall.grant
     const target = held.returning === 'none' ? 'none' : recall.mode
     if (rank[held.mode] <= rank[target]) {
-      this.#session.returnLease({ ino: held.ino, mode: wire[held.mode], grant: held.grant })
+      this.#session.returnLease({ ino: held.ino, mode: wire[held.mode], grant: held.grant }, { opened: false })
       return
     }
     const busy = held.returning !== undefined
@@ -380,7 +383,8 @@ export class Leases {
     this.#keepFloor(ino, { grant: held.grant, mode: done })
     if (done === 'none') this.#held.delete(ino)
     else held.mode = 'read'
-    this.#session.returnLease({ ino, mode: wire[done], grant: held.grant })
+    const opened = done === 'none' && this.#holder.staysOpen(ino)
+    this.#session.returnLease({ ino, mode: wire[done], grant: held.grant }, { opened })
     held.settle()
     if (done === 'none') this.#holder.gone(ino, held.cached)
   }

@@ -7,7 +7,9 @@
 import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
 import { asIno } from '../domain/ids.ts'
-import type { Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
+import { isDirectory } from '../domain/mode.ts'
+import { LeaseMode } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { AttributesAndLease, Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ClientCore } from './client-core.ts'
 import type { KnownAttributes } from './cached.ts'
 import { NoSuchName } from './file-system.ts'
@@ -99,7 +101,7 @@ export class Namespace {
 
   unlink(context: Context, parent: Ino, name: Buffer): Promise<void> {
     if (this.#core.writeBehind.remove({ parent, name }, 'unlink')) return Promise.resolve()
-    return this.#remove(context, { parent, name }, { $case: 'unlink', value: { parent, name } })
+    return this.#remove(context, { parent, name }, { $case: 'unlink', value: { parent, name, keepsOpen: true } })
   }
 
   rmdir(context: Context, parent: Ino, name: Buffer): Promise<void> {
@@ -108,7 +110,7 @@ export class Namespace {
   }
 
   rename(context: Context, source: Place, target: Place, flags: number): Promise<void> {
-    const value = { ...source, newParent: target.parent, newName: target.name, flags }
+    const value = { ...source, newParent: target.parent, newName: target.name, flags, keepsOpen: true }
     const { frontEnd } = this.#core
     return this.#core.run(context, async (signal) => {
       await this.#flushMoved(source, signal)
@@ -263,6 +265,7 @@ export class Namespace {
       let left = places.length
       try {
         this.#core.learnChanged(changed)
+        this.#keptOpen(changed)
         learn(result, ({ parent, name }, ino) => {
           const lease = changed.find(({ attributes }) => attributes?.ino === parent)?.lease
           if (!isAlone(parent) || !leases.current(parent, lease)) return false
@@ -277,6 +280,14 @@ export class Namespace {
       }
     }
     await this.#core.call(operation, kind, signal, { outcome, ...(late === undefined ? {} : { late }) })
+  }
+
+  /** The master keeps what lost its last name open for this session when it holds a lease of it. */
+  #keptOpen(changed: readonly AttributesAndLease[]): void {
+    for (const { attributes, lease } of changed) {
+      if (attributes === undefined || attributes.nlink > 0 || isDirectory(attributes.mode)) continue
+      if (lease !== undefined && lease.mode !== LeaseMode.LEASE_MODE_NONE) this.#core.keptOpen(asIno(attributes.ino))
+    }
   }
 
   #known(parent: Ino, name: Buffer): Entry | PosixError | undefined {

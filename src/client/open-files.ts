@@ -1,11 +1,17 @@
 /**
- * Which files are open: handles of this client, and what the master knows of them. The master is told of the first handle and of the
- * last; in between it keeps an inode that has lost its last name.
+ * Which files are open: handles of this client, and what the master knows of them. An inode that has lost its last name is kept by the
+ * master for the sessions that it knows to have it open.
+ *
+ * Opening under a lease tells the master nothing: whoever removes the last name needs that lease back, and the return says that the inode
+ * is open (`Inode.register`). So does Hello. What this client removes itself says so before in the journal, or is kept open by the master
+ * because of the lease (`ClientCore.keptOpen`). Without a lease the master is told of the first handle. Whatever it was told ends with
+ * the last one.
  */
 import { PosixError } from '../domain/errors.ts'
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
 import { checkMutable, checkUnrestricted } from '../domain/inode-flags.ts'
+import { opensUnderLeasesVersion } from '../domain/protocol-versions.ts'
 import { isDirectory, isRegular, isSymlink, S_IFREG } from '../domain/mode.ts'
 import type { OpenFile } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ClientCore } from './client-core.ts'
@@ -175,7 +181,9 @@ export class OpenFiles {
 
   /** For Hello. */
   holdings(): OpenFile[] {
-    return [...this.#core.inodes.all()]
+    const all = [...this.#core.inodes.all()]
+    for (const inode of all) inode.register()
+    return all
       .filter(({ opened, creation }) => opened === 'yes' && creation?.isSent !== false)
       .map(({ ino }) => ({ ino }))
   }
@@ -204,11 +212,19 @@ export class OpenFiles {
     }
   }
 
-  /** The session has the inode open from now on. Shared by all who open it at the same time, so no signal. */
+  /** It is kept for the session from now on. Shared by all who open it at the same time, so no signal. */
   async #openAtMaster(inode: Inode): Promise<void> {
     while (inode.closing !== undefined) await inode.closing
-    if (inode.opened === 'no') inode.opened = this.#sendOpen(inode)
+    if (inode.opened === 'no') {
+      if (this.#isKeptByLease(inode.ino)) return
+      inode.opened = this.#sendOpen(inode)
+    }
     if (inode.opened !== 'yes') await inode.opened
+  }
+
+  #isKeptByLease(ino: Ino): boolean {
+    if (this.#core.session.welcome.protocolVersion < opensUnderLeasesVersion) return false
+    return (this.#core.known(ino)?.nlink ?? 0) > 0
   }
 
   async #sendOpen(inode: Inode): Promise<void> {

@@ -139,6 +139,7 @@ export class Session {
   /** Not sent yet. */
   #outbox: Pending[] = []
   #returns: Lease[] = []
+  #openedUnderLeases: bigint[] = []
   #cancels: bigint[] = []
   #nextId = 1n
   #flushing = false
@@ -228,11 +229,15 @@ export class Session {
     return expectResult(await this.#request(operation, options), name)
   }
 
-  /** Tells the master that these leases are reduced. What was buffered under them has been committed. */
-  returnLease(lease: Lease): void {
+  /**
+   * Tells the master that a lease is reduced. What was buffered under it has been committed. `opened`: what it covered is open, which the
+   * master does not know.
+   */
+  returnLease(lease: Lease, { opened }: { opened: boolean }): void {
     // Without a stream there is nobody to tell: on resuming, Hello names what is still held. What is returned after it follows the Welcome.
     if (this.#state.kind !== 'open' && this.#state.kind !== 'connecting') return
     this.#returns.push(lease)
+    if (opened) this.#openedUnderLeases.push(lease.ino)
     this.#flushSoon()
   }
 
@@ -325,9 +330,8 @@ export class Session {
       }
       this.#outbox.splice(0, count)
       message.answeredThrough = this.#answeredThrough()
-      message.leaseReturns = this.#returns
+      this.#takeReturns(message)
       message.cancels = this.#cancels
-      this.#returns = []
       this.#cancels = []
       this.#send(message)
     }
@@ -353,7 +357,15 @@ export class Session {
       cancels: [],
       heartbeat: false,
       activity: undefined,
+      opened: [],
     }
+  }
+
+  #takeReturns(message: ClientMessage): void {
+    message.leaseReturns = this.#returns
+    message.opened = this.#openedUnderLeases
+    this.#returns = []
+    this.#openedUnderLeases = []
   }
 
   /** In the order of their ids. */
@@ -374,6 +386,7 @@ export class Session {
     const fresh = this.#identity === undefined
     const holdings = fresh ? { openFiles: [], leases: [], locks: [] } : this.#hooks.holdings()
     this.#returns = []
+    this.#openedUnderLeases = []
     const stream: TypedStream<ClientMessage> = openStream(
       transport,
       masterAddress,
@@ -590,8 +603,9 @@ export class Session {
         this.#heartbeatsMs.push(now)
         // What is returned goes first or with it: the echo tells that the master has seen it.
         const activity = this.activity.totals()
-        this.#send({ ...this.#message(), leaseReturns: this.#returns, heartbeat: true, activity })
-        this.#returns = []
+        const message = { ...this.#message(), heartbeat: true, activity }
+        this.#takeReturns(message)
+        this.#send(message)
       }
     }
     for (const pending of this.#inFlight.values()) this.#checkDeadline(pending, now)

@@ -132,6 +132,7 @@ export class WriteBehind {
     const time = this.#now(directory, target)
     const name = Buffer.from(place.name)
     this.#changed(directory, { mtime: time, ctime: time }, { steps: 1n, subdirectories: isSubdirectory ? -1 : 0 })
+    this.#keepOpen(target, time)
     this.#unlinked(target, time)
     this.#add(time, { $case: kind, value: { parent: place.parent, name } }, [directory, target], {
       ino: target.ino,
@@ -171,7 +172,10 @@ export class WriteBehind {
     this.#changed(from, times, { steps: isSame ? 2n : 1n, subdirectories: 0 })
     if (!isSame) this.#changed(to, times, { steps: 1n, subdirectories: 0 })
     this.#changed(moved, { ctime: time })
-    if (replaced !== undefined) this.#unlinked(replaced, time)
+    if (replaced !== undefined) {
+      this.#keepOpen(replaced, time)
+      this.#unlinked(replaced, time)
+    }
     const changed = [from, moved, ...(isSame ? [] : [to]), ...(replaced === undefined ? [] : [replaced])]
     const value = { parent: source.parent, name, newParent: target.parent, newName, flags }
     this.#add(time, { $case: 'rename', value }, changed, {
@@ -258,7 +262,10 @@ export class WriteBehind {
     if (journal.isSettled(leases.cached(inode.ino)?.journaled ?? 0) || journal.isFull) return false
     const op: Op = { $case: 'close', value: { ino: inode.ino } }
     this.#statisticsChanges++
-    journal.add(entryOf(clock.wallTime(), op, [], {}))
+    const number = journal.add(entryOf(clock.wallTime(), op, [], {}))
+    // A return of the lease that says it is open again comes after this.
+    const cached = leases.cached(inode.ino)
+    if (cached !== undefined) cached.journaled = number
     return true
   }
 
@@ -336,6 +343,13 @@ export class WriteBehind {
       change: attributes.change + steps,
     })
     void this.#core.frontEnd.forgetAttributes(ino, cached)
+  }
+
+  /** An inode that is about to lose a name may be open under nothing but its lease. */
+  #keepOpen({ ino }: Own, time: Timespec): void {
+    const { journal, inodes } = this.#core
+    if (inodes.get(ino)?.register() !== true) return
+    journal.add(entryOf(time, { $case: 'open', value: { ino } }, [ino], {}))
   }
 
   #unlinked(own: Own, ctime: Timespec): void {

@@ -11,7 +11,10 @@ export interface ProtocolVersions {
   newest: number
 }
 
-export const protocolVersions: ProtocolVersions = { oldest: 1, newest: 1 }
+/** From version 2 on the master knows files that are open under a lease alone (see src/client/open-files.ts). */
+export const opensUnderLeasesVersion = 2
+
+export const protocolVersions: ProtocolVersions = { oldest: 1, newest: 2 }
 
 /** As it travels. A process that knows nothing of ranges sends the one version that it speaks, and 0. */
 export interface SentVersions {

@@ -236,10 +236,11 @@ const refusal = ({ code, message }: PosixError): Welcome => ({
 })
 
 const received = (options: SessionServiceOptions, session: Session, outbox: Outbox, message: ClientMessage): void => {
-  const { sessions, leases, store } = options
+  const { sessions, leases, opens, store } = options
   if (session.state === 'ending') return
   sessions.touch(session)
   if (message.hello) return outbox.abort('a second hello')
+  for (const ino of message.opened) opens.open(session.id, asIno(ino))
   for (const { ino, mode, grant } of message.leaseReturns) {
     leases.returned(session.id, asIno(ino), leaseModeOf(mode) ?? 'none', grant)
   }

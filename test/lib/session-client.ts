@@ -36,6 +36,7 @@ const noMessage: ClientMessage = {
   requests: [],
   answeredThrough: 0n,
   leaseReturns: [],
+  opened: [],
   cancels: [],
   heartbeat: false,
   activity: undefined,

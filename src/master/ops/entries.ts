@@ -162,13 +162,21 @@ export const removeOrphan = (tx: Tx, ino: Ino): void => {
 
 /**
  * One name less leads to this inode. Without any it is freed: at once when that is little work, else by the reaper. Gives the inode as it
- * is now, or as it would be.
+ * is now, or as it would be. `keepsOpen`: the session has it open from now on if it holds a lease of it.
  */
-export const dropLink = (tx: Tx, ino: Ino, inode: Inode, context: OpContext): Inode => {
+export const dropLink = (
+  tx: Tx,
+  ino: Ino,
+  inode: Inode,
+  context: OpContext,
+  { keepsOpen }: { keepsOpen: boolean },
+): Inode => {
   const nlink = isDirectory(inode.mode) ? 0 : inode.nlink - 1
   if (nlink > 0) return update(tx, ino, inode, { nlink })
   const nameless = changed(tx, inode, { nlink: 0 })
-  const isOpen = context.opens.isOpen(ino)
+  const isKept = keepsOpen && context.leases.held(context.session, ino) !== 'none'
+  if (isKept) tx.onApply(() => context.opens.open(context.session, ino))
+  const isOpen = isKept || context.opens.isOpen(ino)
   const inExtents = inode.allocated > 0n && inode.content === undefined
   if (!isOpen && !inExtents && inode.xattrs === 0) {
     deleteInode(tx, ino)

@@ -24,6 +24,7 @@ import { commit } from './commit.ts'
 import { link } from './link.ts'
 import { mkdir } from './mkdir.ts'
 import { mknod } from './mknod.ts'
+import { open } from './open.ts'
 import { checkTime } from './operation.ts'
 import type { Operation } from './operation.ts'
 import { rename } from './rename.ts'
@@ -37,7 +38,19 @@ export const journalEntriesMax = 1024
 type EntryOp = NonNullable<JournalEntry['op']>
 type OperationsByName = { [Name in EntryOp['$case']]: Operation<Extract<EntryOp, { $case: Name }>['value']> }
 
-const operations: OperationsByName = { setattr, mknod, mkdir, symlink, link, unlink, rmdir, rename, commit, close }
+const operations: OperationsByName = {
+  setattr,
+  mknod,
+  mkdir,
+  symlink,
+  link,
+  unlink,
+  rmdir,
+  rename,
+  commit,
+  close,
+  open,
+}
 
 export const journal: Operation<JournalRequest> = (tx, { entries }, context) => {
   if (entries.length === 0 || entries.length > journalEntriesMax) throw new PosixError('EINVAL')
@@ -84,6 +97,7 @@ const load = (tx: Tx, entries: readonly JournalEntry[]): void => {
       case 'setattr':
       case 'commit':
       case 'close':
+      case 'open':
         inos.add(asIno(op.value.ino))
         break
       case undefined:
@@ -106,6 +120,7 @@ const carryOut = (tx: Tx, entry: JournalEntry, context: JournalContext): void =>
   const run = operations[op.$case] as Operation<unknown>
   run(new TxAt(tx, time), op.value, context)
   if (op.$case === 'mknod' && op.value.open) context.opens.now(asIno(op.value.ino ?? 0n), true)
+  if (op.$case === 'open') context.opens.now(asIno(op.value.ino), true)
   if (op.$case === 'close') context.opens.now(asIno(op.value.ino), false)
 }
 

@@ -70,6 +70,7 @@ export const rename: Operation<RenameRequest> = (tx, request, context) => {
     return changed([moved.ino, moveInode(tx, moved.ino, movedInode, target.parent)])
   }
   const replacedInode = existing(tx, replaced.ino)
+  const keepsOpen = request.keepsOpen === true && replaced.type !== S_IFDIR
   if (flags === RENAME_EXCHANGE) {
     repoint(tx, source, moved, replaced)
     repoint(tx, target, replaced, moved)
@@ -82,7 +83,7 @@ export const rename: Operation<RenameRequest> = (tx, request, context) => {
   repoint(tx, target, replaced, moved)
   return changed(
     [moved.ino, moveInode(tx, moved.ino, movedInode, target.parent)],
-    [replaced.ino, dropLink(tx, replaced.ino, replacedInode, context)],
+    [replaced.ino, dropLink(tx, replaced.ino, replacedInode, context, { keepsOpen })],
   )
 }
 

@@ -21,7 +21,7 @@ export const rmdir: Operation<RmdirRequest> = (tx, request, context) => {
     checkUnrestricted(existing(tx, found.ino))
   })
   const parent = removeEntry(tx, place, entry)
-  const dropped = dropLink(tx, entry.ino, inode, context)
+  const dropped = dropLink(tx, entry.ino, inode, context, { keepsOpen: false })
   const inodes = [changedDirectory(tx, context, place.parent, parent), changedInode(context, entry.ino, dropped)]
   return { $case: 'changed', value: { inodes } }
 }

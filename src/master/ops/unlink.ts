@@ -19,7 +19,7 @@ export const unlink: Operation<UnlinkRequest> = (tx, request, context) => {
     checkUnrestricted(existing(tx, found.ino))
   })
   const parent = removeEntry(tx, place, entry)
-  const dropped = dropLink(tx, entry.ino, inode, context)
+  const dropped = dropLink(tx, entry.ino, inode, context, { keepsOpen: request.keepsOpen === true })
   const inodes = [changedDirectory(tx, context, place.parent, parent), changedInode(context, entry.ino, dropped)]
   return { $case: 'changed', value: { inodes } }
 }

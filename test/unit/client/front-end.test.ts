@@ -49,6 +49,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
     },
     {
       reduce: (ino, _to, cached) => frontEnd.withdraw(ino, cached, { data: false }) ?? Promise.resolve(),
+      staysOpen: () => false,
       gone: () => {},
     },
     { leasesMax: 100, keeps: true },

@@ -25,6 +25,7 @@ const setUp = (options: { leasesMax?: number; keeps?: boolean } = {}) => {
         reduced.push([which, to])
         if (state.slow) await new Promise<void>((resolve) => (state.finishReduce = resolve))
       },
+      staysOpen: () => false,
       gone: () => {},
     },
     { leasesMax: options.leasesMax ?? 100, keeps: options.keeps ?? true },

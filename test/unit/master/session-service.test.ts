@@ -31,7 +31,7 @@ t.test('a new session is welcomed, and one with another protocol version is refu
   t.equal(welcome.copiesMin, 2)
   t.match(welcome.clusterId, /^[0-9a-f]{32}$/)
   const refused = await cluster.client({ protocolVersion: 99 }).welcome
-  t.match(refused.failure, { code: 'EPROTO', message: /version 1 .* version 99/ })
+  t.match(refused.failure, { code: 'EPROTO', message: /versions 1 to 2 .* version 99/ })
 })
 
 t.test('root_path names a directory, or the session is refused', async (t) => {

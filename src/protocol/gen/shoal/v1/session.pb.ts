@@ -99,7 +99,14 @@ export interface ClientMessage {
   /** Renews the session and every lease in it; any message does, this one has no other purpose. */
   heartbeat: boolean;
   /** With a heartbeat: reads and writes of the mount's programs since the session began. */
-  activity: Activity | undefined;
+  activity:
+    | Activity
+    | undefined;
+  /**
+   * Inodes that the session has open, as with OpenRequest. Those of which it returns the lease here: until now that kept them, for
+   * nobody else can remove a last name without a recall.
+   */
+  opened: bigint[];
 }
 
 export interface ServerMessage {
@@ -395,6 +402,11 @@ export interface LinkRequest {
 export interface UnlinkRequest {
   parent: bigint;
   name: Buffer;
+  /**
+   * An inode that loses its last name and of which the session holds a lease (as the reply says) is open in the session from then on,
+   * because it may be already without having said so; the session closes it. Not in a journal.
+   */
+  keepsOpen?: boolean | undefined;
 }
 
 /** ENOTEMPTY, ENOTDIR. Replies Changed: the directory, the inode. */
@@ -411,10 +423,13 @@ export interface RenameRequest {
   newName: Buffer;
   /** RENAME_NOREPLACE 1, RENAME_EXCHANGE 2, RENAME_WHITEOUT 4 (EINVAL). */
   flags: number;
+  /** As in UnlinkRequest, for what is replaced. */
+  keepsOpen?: boolean | undefined;
 }
 
 /**
- * The session has the inode open from now on: it outlives its last name until CloseRequest. Sent once for the first handle.
+ * The session has the inode open from now on: it outlives its last name until CloseRequest. Sent once for the first handle, unless a lease
+ * of the session keeps it (see ClientMessage.opened).
  * Replies AttributesAndLease.
  */
 export interface OpenRequest {
@@ -713,6 +728,7 @@ export interface JournalEntry {
     | { $case: "rename"; value: RenameRequest }
     | { $case: "commit"; value: CommitRequest }
     | { $case: "close"; value: CloseRequest }
+    | { $case: "open"; value: OpenRequest }
     | undefined;
 }
 
@@ -746,6 +762,7 @@ function createBaseClientMessage(): ClientMessage {
     cancels: [],
     heartbeat: false,
     activity: undefined,
+    opened: [],
   };
 }
 
@@ -781,6 +798,16 @@ export const ClientMessage: MessageFns<ClientMessage> = {
     }
     if (message.activity !== undefined) {
       Activity.encode(message.activity, writer.uint32(58).fork()).join();
+    }
+    if (message.opened.length !== 0) {
+      writer.uint32(66).fork();
+      for (const v of message.opened) {
+        if (BigInt.asUintN(64, v) !== v) {
+          throw new globalThis.Error("a value provided in array field opened of type uint64 is too large");
+        }
+        writer.uint64(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -863,6 +890,24 @@ export const ClientMessage: MessageFns<ClientMessage> = {
 
             message.activity = Activity.decode(reader, reader.uint32());
             continue;
+          }
+          case 8: {
+            if (tag === 64) {
+              message.opened.push(reader.uint64() as bigint);
+
+              continue;
+            }
+
+            if (tag === 66) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.opened.push(reader.uint64() as bigint);
+              }
+
+              continue;
+            }
+
+            break;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -3399,7 +3444,7 @@ export const LinkRequest: MessageFns<LinkRequest> = {
 };
 
 function createBaseUnlinkRequest(): UnlinkRequest {
-  return { parent: 0n, name: Buffer.alloc(0) };
+  return { parent: 0n, name: Buffer.alloc(0), keepsOpen: undefined };
 }
 
 export const UnlinkRequest: MessageFns<UnlinkRequest> = {
@@ -3412,6 +3457,9 @@ export const UnlinkRequest: MessageFns<UnlinkRequest> = {
     }
     if (message.name.length !== 0) {
       writer.uint32(18).bytes(message.name);
+    }
+    if (message.keepsOpen !== undefined) {
+      writer.uint32(24).bool(message.keepsOpen);
     }
     return writer;
   },
@@ -3443,6 +3491,14 @@ export const UnlinkRequest: MessageFns<UnlinkRequest> = {
             }
 
             message.name = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.keepsOpen = reader.bool();
             continue;
           }
         }
@@ -3519,7 +3575,7 @@ export const RmdirRequest: MessageFns<RmdirRequest> = {
 };
 
 function createBaseRenameRequest(): RenameRequest {
-  return { parent: 0n, name: Buffer.alloc(0), newParent: 0n, newName: Buffer.alloc(0), flags: 0 };
+  return { parent: 0n, name: Buffer.alloc(0), newParent: 0n, newName: Buffer.alloc(0), flags: 0, keepsOpen: undefined };
 }
 
 export const RenameRequest: MessageFns<RenameRequest> = {
@@ -3544,6 +3600,9 @@ export const RenameRequest: MessageFns<RenameRequest> = {
     }
     if (message.flags !== 0) {
       writer.uint32(40).uint32(message.flags);
+    }
+    if (message.keepsOpen !== undefined) {
+      writer.uint32(48).bool(message.keepsOpen);
     }
     return writer;
   },
@@ -3599,6 +3658,14 @@ export const RenameRequest: MessageFns<RenameRequest> = {
             }
 
             message.flags = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.keepsOpen = reader.bool();
             continue;
           }
         }
@@ -6071,6 +6138,9 @@ export const JournalEntry: MessageFns<JournalEntry> = {
       case "close":
         CloseRequest.encode(message.op.value, writer.uint32(106).fork()).join();
         break;
+      case "open":
+        OpenRequest.encode(message.op.value, writer.uint32(114).fork()).join();
+        break;
     }
     return writer;
   },
@@ -6190,6 +6260,14 @@ export const JournalEntry: MessageFns<JournalEntry> = {
             }
 
             message.op = { $case: "close", value: CloseRequest.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.op = { $case: "open", value: OpenRequest.decode(reader, reader.uint32()) };
             continue;
           }
         }
