@@ -45,6 +45,7 @@ import type { KnownServer, Server } from './servers.ts'
 import { ServerTable, serversMax } from './servers.ts'
 import { sessionHandler } from './session-service.ts'
 import { SessionTable, masterSession } from './sessions.ts'
+import { ShortChunks } from './short-chunks.ts'
 import { Snapshots } from './snapshots.ts'
 import { roomOf } from './space-left.ts'
 import { Store } from './store.ts'
@@ -301,6 +302,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
 
   const own = contextOf(masterSession)
   const rebalance = new Rebalance({ clock, log, chunks, servers, repair })
+  const shortChunks = new ShortChunks({ clock, chunks, servers, repair, askToSeal })
   const scrub = new Scrub({ clock, log, chunks, servers, replicaCheck })
   const copies = new Copies({ store, clock, log, chunks, servers, context: own, askToSeal })
   const snapshots = new Snapshots({ kv, clock })
@@ -349,6 +351,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
   const shutDown = async (error: Error | undefined): Promise<void> => {
     reserve?.close()
     rebalance.close()
+    shortChunks.close()
     scrub.stop()
     copies.close()
     servers.close()

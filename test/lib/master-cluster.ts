@@ -156,10 +156,11 @@ export const writeFile = async (
   client: SessionClient,
   name: string,
   length: number,
+  serversExcluded: number[] = [],
 ): Promise<{ ino: bigint; chunk: bigint; servers: number[] }> => {
   const ino = await createFile(client, name)
   const allocated = expect(
-    await client.request({ $case: 'allocateChunk', value: { copies: 3, serversExcluded: [] } }),
+    await client.request({ $case: 'allocateChunk', value: { copies: 3, serversExcluded } }),
     'allocateChunk',
   )
   const servers = allocated.servers.map(({ serverId }) => serverId)

@@ -291,6 +291,57 @@ t.test('when a server goes down, sessions are asked to seal what they append the
   t.ok(client.pushes().some((push) => push.$case === 'servers' && push.value.servers.length === 2))
 })
 
+t.test('an open chunk that was placed while servers were missing is sealed and copied when one is there', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const asked = (chunk: bigint): number =>
+    client.pushes().filter((push) => push.$case === 'sealChunk' && push.value === chunk).length
+  await cluster.servers[0]!.stop()
+  // Beyond the time in which a new chunk waits for servers that may come.
+  await cluster.clock.advance(11_000)
+  const { chunk, servers } = await writeFile(cluster, client, 'f', 8192)
+  t.notOk(servers.includes(1))
+  await cluster.clock.advance(60_000)
+  t.equal(asked(chunk), 0, 'nobody could take a copy')
+  await cluster.addServer()
+  await cluster.until('asked', () => asked(chunk) === 1, 15)
+  // The request may be lost with the connection.
+  await cluster.until('asked again', () => asked(chunk) === 2, 25)
+  await seal(client, chunk)
+  await cluster.until('three copies', () => validReplicas(cluster, chunk) === 3)
+  await cluster.clock.advance(2000)
+  t.match((await cluster.status()).chunks, { open: 0n, underReplicated: 0n })
+})
+
+t.test('a writer that cannot reach a server is not asked to seal again and again', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const asks = (): number => client.pushes().filter((push) => push.$case === 'sealChunk').length
+  const sealed = new Set<bigint>()
+  const written: bigint[] = []
+  const write = async (serversExcluded: number[]): Promise<void> => {
+    written.push((await writeFile(cluster, client, `f${written.length}`, 8192, serversExcluded)).chunk)
+  }
+  await write([1])
+  for (let second = 0; second < 600; second++) {
+    await cluster.clock.advance(1000)
+    const last = written.at(-1)!
+    if (sealed.has(last) || !client.pushes().some((push) => push.$case === 'sealChunk' && push.value === last)) continue
+    await seal(client, last)
+    sealed.add(last)
+    await write([1])
+  }
+  t.ok(asks() >= 3 && asks() <= 7, `${asks()} times in ten minutes`)
+  // Once it reaches all of them, the next one is asked for as soon as the first one was.
+  await seal(client, written.at(-1)!)
+  await write([])
+  await cluster.clock.advance(30_000)
+  await seal(client, written.at(-1)!)
+  const before = asks()
+  await write([1])
+  await cluster.until('asked', () => asks() > before, 15)
+})
+
 t.test(
   "a session's open chunks are sealed when it ends, by itself or by a crash of the master in between",
   async (t) => {
