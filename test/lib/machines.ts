@@ -3,9 +3,7 @@
  * bridge, and a stand-in for systemctl. All of them share one process and one mount namespace of their own, whose first process holds
  * everything: when it ends, nothing is left of them. This machine sees none of it.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
-import { createInterface } from 'node:readline'
+import { startNamespaces, type NamespacesTest } from './namespaces.ts'
 import { check, run, type Ran, type RunOptions } from './sh.ts'
 
 const root = (name: string): string => `/run/machines/${name}/root`
@@ -65,39 +63,8 @@ export interface Machines {
   add(name: string): Promise<Machine>
 }
 
-interface MachinesTest {
-  teardown(handler: () => Promise<void>): void
-}
-
-const firstProcess = async (unshare: ChildProcess): Promise<number> => {
-  const children = await readFile(`/proc/${unshare.pid}/task/${unshare.pid}/children`, 'utf8')
-  return Number(children.trim().split(' ')[0])
-}
-
-export const startMachines = async (t: MachinesTest): Promise<Machines> => {
-  const holder = spawn(
-    'unshare',
-    ['--net', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'bash', '-c', holderScript],
-    {
-      stdio: ['pipe', 'pipe', 'inherit'],
-    },
-  )
-  const ended = new Promise((resolve) => {
-    holder.once('error', resolve)
-    holder.once('exit', resolve)
-  })
-  t.teardown(async () => {
-    holder.stdin.end()
-    holder.kill('SIGKILL')
-    await ended
-  })
-  await new Promise<void>((resolve, reject) => {
-    createInterface({ input: holder.stdout }).on('line', (line) => {
-      if (line === 'ready') resolve()
-    })
-    void ended.then(() => reject(new Error('the namespaces could not be made')))
-  })
-  const inside = ['--target', `${await firstProcess(holder)}`, '--mount', '--pid', '--net']
+export const startMachines = async (t: NamespacesTest): Promise<Machines> => {
+  const inside = await startNamespaces(t, ['net', 'mount'], holderScript)
   const standIn = new URL('systemctl-stand-in.py', import.meta.url).pathname
   let count = 0
 

@@ -2,12 +2,10 @@
  * Mounts of ordinary users, through fusermount3. It wants a user whom it knows, a device that he may open, and its configuration: all
  * three are made in a mount namespace of the test's own, so this machine's /etc/passwd, /etc/fuse.conf and /dev/fuse stay as they are.
  */
-import { spawn } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
-import { createInterface } from 'node:readline'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import { eventually, shoalCli, startCluster } from '../lib/cluster.ts'
+import { startNamespaces } from '../lib/namespaces.ts'
 import { needs } from '../lib/needs.ts'
 import { check, run, sh, type Ran } from '../lib/sh.ts'
 
@@ -40,40 +38,8 @@ interface Place {
 
 /** Scripts run as users there, with shoal as a function. */
 const startPlace = async (t: { teardown(handler: () => Promise<void>): void }): Promise<Place> => {
-  const holder = spawn(
-    'unshare',
-    [
-      '--mount',
-      '--pid',
-      '--fork',
-      '--kill-child',
-      '--mount-proc',
-      'bash',
-      '-c',
-      holderScript,
-      'holder',
-      join(dirname(shoalCli), '../../..'),
-      process.execPath,
-    ],
-    { stdio: ['pipe', 'pipe', 'inherit'] },
-  )
-  const ended = new Promise((resolve) => {
-    holder.once('error', resolve)
-    holder.once('exit', resolve)
-  })
-  t.teardown(async () => {
-    holder.stdin.end()
-    holder.kill('SIGKILL')
-    await ended
-  })
-  await new Promise<void>((resolve, reject) => {
-    createInterface({ input: holder.stdout }).on('line', (line) => {
-      if (line === 'ready') resolve()
-    })
-    void ended.then(() => reject(new Error('the namespaces could not be made')))
-  })
-  const children = await readFile(`/proc/${holder.pid}/task/${holder.pid}/children`, 'utf8')
-  const inside = ['--target', children.trim().split(' ')[0] ?? '', '--mount', '--pid']
+  const shoalRoot = join(dirname(shoalCli), '../../..')
+  const inside = await startNamespaces(t, ['mount'], holderScript, [shoalRoot, process.execPath])
   const user = (uid: number): string[] => ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups']
   const home = (uid: number): string => (uid === alice ? '/mnt/alice' : uid === bob ? '/mnt/bob' : '/mnt')
   return {
