@@ -76,6 +76,16 @@ service_user() {
   useradd --system --user-group --home-dir /var/lib/shoal --no-create-home --shell /usr/sbin/nologin shoal
 }
 
+# Each disk of a machine has a chunk server with a port of its own, and keeps it.
+chunkserver_port() {
+  port=$(sed -n 's/^listen = .*:\([0-9]*\)$/\1/p' "/etc/shoal/chunkserver-$1.conf" 2>/dev/null || true)
+  if [ -z "$port" ]; then
+    port=9330
+    while grep -qs "^listen = .*:$port\$" /etc/shoal/chunkserver-*.conf; do port=$((port + 2)); done
+  fi
+  echo "$port"
+}
+
 start() {
   systemctl daemon-reload
   systemctl enable "$1"
@@ -96,13 +106,14 @@ END
     ;;
   chunkserver)
     service_user
+    port=$(chunkserver_port "$2")
     configure "/etc/shoal/chunkserver-$2.conf" <<END
 # Every setting, with its meaning: shoal config
 [chunkserver]
 master = $(with_port "$4" 9320)
-listen = $(with_port "$3" 9330)
+listen = $(with_port "$3" "$port")
 rack = $5
-metrics = $(with_port "$3" 9331)
+metrics = $(with_port "$3" $((port + 1)))
 END
     start "shoal-chunkserver@$2.service"
     ;;

@@ -70,6 +70,13 @@ t.test('a cluster of provisioned machines', { timeout: 400_000 }, async (t) => {
     await eventually('the new rack is seen', async () =>
       (await status()).servers.some(({ rack, state }) => rack === 'c' && state === 'up'),
     )
+    // A second disk of the same machine has a port of its own, and keeps it.
+    const disk = `${again} chunkserver disk2 ${third!.address} ${master.address} c`
+    t.match(await third!.sh(disk), 'wrote /etc/shoal/chunkserver-disk2.conf')
+    t.notMatch(await third!.sh(disk), 'wrote /etc/shoal')
+    await eventually('the second disk is seen', async () =>
+      (await status()).servers.some(({ address, state }) => address === `${third!.address}:9332` && state === 'up'),
+    )
     t.notMatch(await client2.sh(`${again} client ${master.address} /mnt/shoal-data`), 'wrote /etc/shoal')
     t.equal(await client2.sh('cat /mnt/shoal-data/after'), 'still\n')
     t.match(await third!.run(`${again} chunkserver 'a;b' x y z`), { code: 2, stderr: 'not allowed' })
