@@ -21,9 +21,16 @@ export interface Load {
   readonly clock: Clock
 }
 
+/** Which request of a client failed; its own log names the chunk too. */
+interface FailedRequest {
+  request: 'Append' | 'Read'
+  requestId: number
+  chunk: bigint
+}
+
 /** What a caught value is to a client; a bug is told as EIO and logged. */
-export const failureOf = (caught: unknown, log: Log, request: string): Failure => {
-  if (!(caught instanceof PosixError)) log.error('a request failed unexpectedly', { request, cause: caught })
+export const failureOf = (caught: unknown, log: Log, failed: FailedRequest): Failure => {
+  if (!(caught instanceof PosixError)) log.error('a request failed unexpectedly', { ...failed, cause: caught })
   return { code: errnoOf(caught), message: caught instanceof Error ? caught.message : String(caught) }
 }
 
@@ -42,7 +49,7 @@ export const appendService = (options: { store: ChunkStore; load: Load; log: Log
           (caught: unknown) =>
             stream.send({
               requestId,
-              failure: failureOf(caught, log, 'Append'),
+              failure: failureOf(caught, log, { request: 'Append', requestId, chunk: chunkId }),
               length: store.state(chunkId)?.length ?? 0,
             }),
         )

@@ -121,7 +121,8 @@ class StreamReader {
       giveBackWhenSent(data)
       return { requestId, failure: undefined, checksums, data }
     } catch (caught) {
-      return { requestId, failure: failureOf(caught, this.#options.log, 'Read'), checksums: nothing, data: nothing }
+      const failure = failureOf(caught, this.#options.log, { request: 'Read', requestId, chunk: chunkId })
+      return { requestId, failure, checksums: nothing, data: nothing }
     }
   }
 }

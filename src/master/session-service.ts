@@ -286,8 +286,10 @@ const start = (options: SessionServiceOptions, session: Session, request: Reques
         // No answer: the client sends it again when the master is back.
         session.outbox?.abort('the master stops')
       } else {
-        options.log.error('request failed', { session: session.id, request: request.op?.$case, cause: caught })
-        session.outbox?.reply({ id: request.id, result: failure(new PosixError('EIO', 'the master failed')) })
+        const { id } = request
+        options.log.error('request failed', { session: session.id, id, request: request.op?.$case, cause: caught })
+        const message = `the master failed at request ${id} of session ${session.id}; its log says why`
+        session.outbox?.reply({ id, result: failure(new PosixError('EIO', message)) })
       }
     } finally {
       turn.done()
