@@ -31,6 +31,7 @@ import type { JournalFailure } from './journal.ts'
 import { Leases } from './leases.ts'
 import { Names } from './names.ts'
 import { OperationGuard } from './operation-guard.ts'
+import { Removals } from './removals.ts'
 import { fateOf } from './requests.ts'
 import type { Operation, Result, ResultName, ResultValue } from './requests.ts'
 import type { Session } from './session.ts'
@@ -70,6 +71,7 @@ export class ClientCore {
   readonly journal: Journal
   readonly changesInFlight = new ChangesInFlight()
   readonly writeBehind: WriteBehind
+  readonly removals: Removals
   /** Closes and flushes that nobody waits for. */
   readonly background = new Set<Promise<void>>()
   /** Requests so far that may have changed something. */
@@ -123,6 +125,7 @@ export class ClientCore {
       failed: (failures) => this.#journalFailed(failures),
     })
     this.writeBehind = new WriteBehind(this)
+    this.removals = new Removals(this)
   }
 
   /** Before the first operation. */

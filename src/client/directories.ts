@@ -2,12 +2,36 @@
 import { PosixError } from '../domain/errors.ts'
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
+import type { ReaddirRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ClientCore } from './client-core.ts'
 import { DirectoryListing } from './directory-listing.ts'
-import type { Listed, ListingSource } from './directory-listing.ts'
+import type { Fetched, Listed, ListingSource } from './directory-listing.ts'
 import type { Context, DirectoryEntry, Handle, Opened } from './file-system.ts'
 import type { Handles } from './handles.ts'
 import { orAborted } from './waiting.ts'
+
+/** Entries of a directory. Takes note of what came with leases; gives the newest attributes of the entries. */
+export const fetchEntries = async (
+  core: ClientCore,
+  request: ReaddirRequest & { ino: Ino },
+  signal?: AbortSignal,
+): Promise<Fetched> => {
+  const { names, leases } = core
+  const watch = names.watch(request.ino)
+  try {
+    const reply = await core.call({ $case: 'readdir', value: request }, 'readdir', signal)
+    const attributes = reply.entries.map((entry) =>
+      entry.attributes === undefined ? undefined : core.learn(entry.attributes, entry.lease),
+    )
+    if (!watch.spoiled && leases.current(request.ino, reply.lease)) {
+      const cached = leases.cached(request.ino)!
+      for (const entry of reply.entries) names.set(request.ino, cached, entry.name, asIno(entry.ino))
+    }
+    return { reply, attributes }
+  } finally {
+    names.unwatch(watch)
+  }
+}
 
 export class Directories {
   readonly #core: ClientCore
@@ -53,23 +77,7 @@ export class Directories {
 
   readonly #source: ListingSource = {
     known: (ino) => this.#core.known(ino),
-    fetch: async (request) => {
-      const { names, leases } = this.#core
-      const watch = names.watch(request.ino)
-      try {
-        const reply = await this.#core.call({ $case: 'readdir', value: request }, 'readdir')
-        const attributes = reply.entries.map((entry) =>
-          entry.attributes === undefined ? undefined : this.#core.learn(entry.attributes, entry.lease),
-        )
-        if (!watch.spoiled && leases.current(request.ino, reply.lease)) {
-          const cached = leases.cached(request.ino)!
-          for (const entry of reply.entries) names.set(request.ino, cached, entry.name, asIno(entry.ino))
-        }
-        return { reply, attributes }
-      } finally {
-        names.unwatch(watch)
-      }
-    },
+    fetch: (request) => fetchEntries(this.#core, request),
   }
 
   /** The listing may be older than what is known of its names by now: only what is the same may be believed. */

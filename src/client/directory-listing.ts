@@ -24,12 +24,15 @@ export interface Listed {
   attributes?: KnownAttributes
 }
 
+export interface Fetched {
+  reply: ReaddirReply
+  /** The newest that are known, of each entry. */
+  attributes: readonly (KnownAttributes | undefined)[]
+}
+
 export interface ListingSource {
-  /** Asks the master, and takes note of what came with leases; gives the newest attributes of the entries. */
-  fetch(request: { ino: Ino; cookie: bigint; entriesMax: number; plus: boolean }): Promise<{
-    reply: ReaddirReply
-    attributes: readonly (KnownAttributes | undefined)[]
-  }>
+  /** Asks the master, and takes note of what came with leases. */
+  fetch(request: { ino: Ino; cookie: bigint; entriesMax: number; plus: boolean }): Promise<Fetched>
   /** Attributes that can be told without asking. */
   known(ino: Ino): KnownAttributes | undefined
 }
@@ -40,7 +43,7 @@ interface Page {
   end: boolean
 }
 
-interface Fetched {
+interface PageOfEntries {
   page: Page
   attributesOf(index: number): KnownAttributes | undefined
 }
@@ -80,7 +83,7 @@ export class DirectoryListing {
   }
 
   /** With at least one entry after the cookie, unless that is the end. */
-  async #pageAfter(cookie: bigint, plus: boolean, again: boolean): Promise<Fetched> {
+  async #pageAfter(cookie: bigint, plus: boolean, again: boolean): Promise<PageOfEntries> {
     const kept = this.#page
     if (kept !== undefined && !again) {
       const last = kept.entries.at(-1)

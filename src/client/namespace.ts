@@ -27,6 +27,8 @@ export interface Made {
   entryMs: number
 }
 
+type RemoveOperation = Extract<Operation, { $case: 'unlink' | 'rmdir' }>
+
 export class Namespace {
   readonly #core: ClientCore
 
@@ -38,6 +40,11 @@ export class Namespace {
     const known = this.#known(parent, name)
     if (known !== undefined) return known instanceof Error ? Promise.reject(known) : Promise.resolve(known)
     return this.#core.run(context, async (signal) => {
+      if (await this.#core.removals.bring({ parent, name }, signal)) {
+        const brought = this.#known(parent, name)
+        if (brought instanceof Error) throw brought
+        if (brought !== undefined) return brought
+      }
       const found = await this.find(parent, name, signal)
       return this.#core.entry(found.attributes, found.entryMs)
     })
@@ -100,12 +107,12 @@ export class Namespace {
   }
 
   unlink(context: Context, parent: Ino, name: Buffer): Promise<void> {
-    if (this.#core.writeBehind.remove({ parent, name }, 'unlink')) return Promise.resolve()
+    if (this.#removeHere({ parent, name }, 'unlink')) return Promise.resolve()
     return this.#remove(context, { parent, name }, { $case: 'unlink', value: { parent, name, keepsOpen: true } })
   }
 
   rmdir(context: Context, parent: Ino, name: Buffer): Promise<void> {
-    if (this.#core.writeBehind.remove({ parent, name }, 'rmdir')) return Promise.resolve()
+    if (this.#removeHere({ parent, name }, 'rmdir')) return Promise.resolve()
     return this.#remove(context, { parent, name }, { $case: 'rmdir', value: { parent, name } })
   }
 
@@ -181,8 +188,16 @@ export class Namespace {
     })
   }
 
-  #remove(context: Context, place: Place, operation: Operation): Promise<void> {
+  #removeHere(place: Place, kind: 'unlink' | 'rmdir'): boolean {
+    const isDone = this.#core.writeBehind.remove(place, kind)
+    if (isDone) this.#core.removals.removed(place.parent)
+    return isDone
+  }
+
+  #remove(context: Context, place: Place, operation: RemoveOperation): Promise<void> {
     return this.#core.run(context, async (signal) => {
+      const isBrought = await this.#core.removals.bring(place, signal)
+      if (isBrought && this.#removeHere(place, operation.$case)) return
       const inos = [this.#leadsTo(place)]
       await this.#change(
         [place],
@@ -192,6 +207,7 @@ export class Namespace {
         signal,
         (_result, nameIs) => void nameIs(place, noSuchName),
       )
+      this.#core.removals.removed(place.parent)
     })
   }
 

@@ -19,6 +19,8 @@ export interface LeaseGate {
   reduceOthers(session: SessionId, ino: Ino, allowed: 'none' | 'read'): Promise<void> | undefined
   /** Who asked, was told to wait and does not want it any more. */
   leave(session: SessionId, ino: Ino, allowed: 'none' | 'read'): void
+  /** Others are to give back what they hold of the inode, for a change that is likely; nobody waits for it. */
+  hurryOthers(session: SessionId, ino: Ino): void
   /** True while another session holds the inode for writing. Starts nothing. */
   writtenByOther(session: SessionId, ino: Ino): boolean
   /**

@@ -288,6 +288,12 @@ export const listingBounds = (parent: Ino, cookieAfter: bigint): Bounds => ({
   lt: nextAfterPrefix(`l${be64(parent)}`),
 })
 
+/** From the first cookie on, up to the other without it. */
+export const listingBoundsBetween = (parent: Ino, first: bigint, end: bigint): Bounds => ({
+  gte: listings.encodeKey({ parent, cookie: first }),
+  lt: listings.encodeKey({ parent, cookie: end }),
+})
+
 // --- extended attributes ----------------------------------------------------------------------------------------------
 
 export interface XattrKey {

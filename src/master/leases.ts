@@ -82,6 +82,8 @@ interface Recall {
   grant: bigint
   to: Allowed
   sinceMs: number
+  /** When it is given back, the inode counts as fought for. */
+  quiets: boolean
 }
 
 export class LeaseTable implements LeaseGate {
@@ -93,6 +95,8 @@ export class LeaseTable implements LeaseGate {
   /** Until when no lease is offered, in the order of these times. */
   readonly #quietUntilMs = new Map<Ino, number>()
   #repeat: Timer | undefined
+  /** What is recalled now is recalled for a change that has not come yet. */
+  #hurrying = false
   #grants: bigint
   #leases = 0
   #recallsSent = 0
@@ -164,6 +168,16 @@ export class LeaseTable implements LeaseGate {
     // Other operations of the session may wait for the same: they ask again.
     entry.wake()
     this.#tidy(ino)
+  }
+
+  hurryOthers(session: SessionId, ino: Ino): void {
+    // Whoever waits in line has sent the recalls.
+    if (!this.#states.has(ino) || this.#waiting.get(ino)?.has(waitingKey(session, 'none')) === true) return
+    this.#hurrying = true
+    if (!this.#apply(ino, { kind: 'ask', session, allowed: 'none' })) {
+      this.#apply(ino, { kind: 'abandon', session, allowed: 'none' })
+    }
+    this.#hurrying = false
   }
 
   offer(session: SessionId, ino: Ino, onApply?: (effect: () => void) => void): Lease {
@@ -339,7 +353,7 @@ export class LeaseTable implements LeaseGate {
       this.#recalls.delete(key)
       const now = this.#options.clock.nowMs()
       this.#longestRecallMs = Math.max(this.#longestRecallMs, now - recall.sinceMs)
-      if (recall.to === 'none') this.#quiet(ino, now)
+      if (recall.to === 'none' && recall.quiets) this.#quiet(ino, now)
     }
   }
 
@@ -369,7 +383,7 @@ export class LeaseTable implements LeaseGate {
   #recall(ino: Ino, session: SessionId, grant: bigint, to: Allowed): void {
     const key = recallKey(ino, session)
     const sinceMs = this.#recalls.get(key)?.sinceMs ?? this.#options.clock.nowMs()
-    const recall: Recall = { ino, session, grant, to, sinceMs }
+    const recall: Recall = { ino, session, grant, to, sinceMs, quiets: !this.#hurrying }
     this.#recalls.set(key, recall)
     this.#recallsSent++
     this.#send(recall)

@@ -83,6 +83,7 @@ export const fakeCluster = (): FakeCluster => {
       return { ino, mode: wire, grant: ++grants }
     },
     leave: () => undefined,
+    hurryOthers: () => undefined,
     offer: (holder, ino) => {
       if ([...(cluster.leases.get(ino) ?? [])].some(([other, mode]) => other !== holder && mode === 'write')) {
         return { ino, mode: LeaseMode.LEASE_MODE_NONE, grant: 0n }

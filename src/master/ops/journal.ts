@@ -221,6 +221,7 @@ const journalLeases = (session: SessionId, leases: LeaseGate): LeaseGate => {
       throw new PosixError('ESTALE', `no write lease on inode ${ino}`)
     },
     leave: () => undefined,
+    hurryOthers: () => undefined,
     writtenByOther: () => false,
     grant: (_session, ino, _mode, onApply) => own(session, ino, onApply!),
     offer: (_session, ino, onApply) => (onApply === undefined ? none(ino) : own(session, ino, onApply)),

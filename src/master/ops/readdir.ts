@@ -3,14 +3,22 @@
  * exactly once, whatever else comes and goes. "." and ".." are the client's.
  *
  * With `plus` also attributes and leases, except of what another session is changing: a listing must not wait for many recalls.
+ *
+ * With `remove_from` for a session that removes one entry after the other: it gets what it needs to do so on its own.
  * ESTALE, ENOTDIR, EINVAL (entries_max not 1 .. 4096).
  */
 import { PosixError } from '../../domain/errors.ts'
 import { asIno } from '../../domain/ids.ts'
+import type { Ino } from '../../domain/ids.ts'
 import type { DirectoryEntry, ReaddirRequest } from '../../protocol/gen/shoal/v1/session.pb.ts'
-import { inodes, listingBounds, listings } from '../keys.ts'
+import { LeaseMode } from '../../protocol/gen/shoal/v1/session.pb.ts'
+import type { OpContext } from '../context.ts'
+import { dentries, inodes, listingBounds, listingBoundsBetween, listings } from '../keys.ts'
+import type { Listing, ListingKey } from '../keys.ts'
+import type { Tx } from '../store.ts'
+import type { Place } from './entries.ts'
 import { attributesOf, directory, readable } from './operation.ts'
-import type { Operation } from './operation.ts'
+import type { Operation, Result } from './operation.ts'
 
 export const readdirEntriesMax = 4096
 /** The largest cookie; what is greater is the end. */
@@ -22,6 +30,7 @@ export const readdir: Operation<ReaddirRequest> = (tx, request, context) => {
   if (entriesMax < 1 || entriesMax > readdirEntriesMax) throw new PosixError('EINVAL')
   const inode = directory(tx, ino)
   readable(context, ino)
+  if (request.removeFrom !== undefined) return entriesToRemove(tx, ino, request.removeFrom, entriesMax, context)
   if (inode.entries === 0 || request.cookie >= cookieMax) {
     const lease = context.leases.offer(context.session, ino)
     return { $case: 'readdir', value: { entries: [], end: true, parent: inode.parent, lease } }
@@ -48,4 +57,38 @@ export const readdir: Operation<ReaddirRequest> = (tx, request, context) => {
   })
   const lease = context.leases.offer(context.session, ino)
   return { $case: 'readdir', value: { entries, end: found.length <= entriesMax, parent: inode.parent, lease } }
+}
+
+/**
+ * Cookies are looked through up to this many times as far as entries are wanted: where most are gone, a longer search costs more than it
+ * finds.
+ */
+const spreadMax = 4n
+
+const entriesToRemove = (tx: Tx, parent: Ino, name: Buffer, entriesMax: number, context: OpContext): Result => {
+  const { leases, session } = context
+  const found = leases.held(session, parent) === 'write' ? listingsFrom(tx, { parent, name }, entriesMax) : []
+  const targets = tx.getMany(
+    inodes,
+    found.map(([, { ino }]) => ino),
+  )
+  const entries: DirectoryEntry[] = []
+  for (const [i, [{ cookie }, listing]] of found.entries()) {
+    const { ino } = listing
+    const inode = targets[i]
+    if (inode === undefined) continue
+    leases.hurryOthers(session, ino)
+    const lease = leases.offerWrite(session, ino, (effect) => tx.onApply(effect))
+    if (lease.mode !== LeaseMode.LEASE_MODE_WRITE) continue
+    entries.push({ ...listing, cookie, attributes: attributesOf(context, ino, inode), lease })
+  }
+  const lease = leases.holding(session, parent)
+  return { $case: 'readdir', value: { entries, end: false, parent: directory(tx, parent).parent, lease } }
+}
+
+const listingsFrom = (tx: Tx, place: Place, entriesMax: number): [ListingKey, Listing][] => {
+  const first = tx.get(dentries, place)
+  if (first === undefined) return []
+  const end = first.cookie + spreadMax * BigInt(entriesMax)
+  return tx.range(listings, listingBoundsBetween(place.parent, first.cookie, end), entriesMax)
 }

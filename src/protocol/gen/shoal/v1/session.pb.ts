@@ -448,6 +448,13 @@ export interface ReaddirRequest {
   entriesMax: number;
   /** Also return attributes. */
   plus: boolean;
+  /**
+   * Present: the session is removing the entry with this name, and probably those that follow it. With `plus`; instead of after a cookie the
+   * answer begins with that entry, and it brings write leases on what nobody else holds. What others hold is recalled without waiting for
+   * it, and left out. No entries when there is no such name or the session does not hold the write lease of the directory. It may have fewer
+   * entries than there are.
+   */
+  removeFrom?: Buffer | undefined;
 }
 
 export interface DirectoryEntry {
@@ -3780,7 +3787,7 @@ export const CloseRequest: MessageFns<CloseRequest> = {
 };
 
 function createBaseReaddirRequest(): ReaddirRequest {
-  return { ino: 0n, cookie: 0n, entriesMax: 0, plus: false };
+  return { ino: 0n, cookie: 0n, entriesMax: 0, plus: false, removeFrom: undefined };
 }
 
 export const ReaddirRequest: MessageFns<ReaddirRequest> = {
@@ -3802,6 +3809,9 @@ export const ReaddirRequest: MessageFns<ReaddirRequest> = {
     }
     if (message.plus !== false) {
       writer.uint32(32).bool(message.plus);
+    }
+    if (message.removeFrom !== undefined) {
+      writer.uint32(42).bytes(message.removeFrom);
     }
     return writer;
   },
@@ -3849,6 +3859,14 @@ export const ReaddirRequest: MessageFns<ReaddirRequest> = {
             }
 
             message.plus = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.removeFrom = Buffer.from(reader.bytes());
             continue;
           }
         }
