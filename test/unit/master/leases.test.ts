@@ -202,6 +202,34 @@ t.test('a recall for a reader does not make quiet', (t) => {
   t.end()
 })
 
+t.test('others are hurried without a line, and what they give back is not fought for', async (t) => {
+  const { leases, recalls } = table()
+  const { grant } = leases.grant(a, ino, 'write')
+  leases.hurryOthers(a, ino)
+  t.equal(recalls.length, 0, 'the own lease stands in nobody’s way')
+  leases.hurryOthers(b, ino)
+  leases.hurryOthers(b, ino)
+  t.strictSame(recalls, [[a, { ino, mode: LeaseMode.LEASE_MODE_NONE, grant }]], 'once')
+  t.equal(leases.held(a, ino), 'write')
+  leases.returned(a, ino, 'none', grant)
+  t.equal(leases.offer(c, ino).mode, LeaseMode.LEASE_MODE_READ, 'nobody waits, and it is not quiet')
+  leases.close()
+})
+
+t.test('who waits in line keeps its place when its session hurries others', async (t) => {
+  const { leases, recalls } = table()
+  const { grant } = leases.grant(a, ino, 'write')
+  const waiting = leases.reduceOthers(b, ino, 'none')
+  leases.hurryOthers(b, ino)
+  leases.hurryOthers(c, ino)
+  t.equal(recalls.length, 1)
+  leases.returned(a, ino, 'none', grant)
+  t.ok(await isResolved(waiting))
+  t.equal(leases.reduceOthers(b, ino, 'none'), undefined)
+  t.equal(leases.offer(c, ino).mode, LeaseMode.LEASE_MODE_NONE, 'a change waited for it')
+  leases.close()
+})
+
 t.test('who leaves the line lets the next one through, and others of its session ask again', async (t) => {
   const { leases } = table()
   const { grant } = leases.offer(a, ino)

@@ -274,6 +274,35 @@ void t.test('a listing with attributes does not wait for a writer, stat does', a
   t.equal(recalls, 1)
 })
 
+void t.test('who removes one name after the other gets what it needs for those that follow', async (t) => {
+  const { cluster, mknod, mkdir, unlink, requests } = await setup()
+  const directory = (await mkdir(root, 'd')).ino as Ino
+  const inos: Ino[] = []
+  for (let i = 0; i < 50; i++) inos.push((await mknod(directory, `f${i}`)).ino as Ino)
+  const from = async (name: string, entriesMax: number) => {
+    const value = { ino: directory, cookie: 0n, entriesMax, plus: true, removeFrom: bytes(name) }
+    const { entries } = await requests.call('readdir', 'readdir', value)
+    t.ok(
+      entries.every(
+        ({ attributes, ino, lease }) => attributes?.ino === ino && lease?.mode === LeaseMode.LEASE_MODE_WRITE,
+      ),
+    )
+    return entries.map((entry) => String(entry.name))
+  }
+  for (const ino of inos) cluster.leases.set(ino, new Map([[sessionOne, 'write']]))
+  cluster.leases.set(directory, new Map([[sessionOne, 'read']]))
+  t.same(await from('f7', 3), [], 'names are removed under the write lease of the directory')
+  cluster.leases.set(directory, new Map([[sessionOne, 'write']]))
+  t.same(await from('f7', 3), ['f7', 'f8', 'f9'])
+  t.same(await from('f48', 512), ['f48', 'f49'])
+  t.same(await from('none', 3), [])
+  cluster.leases.set(inos[8]!, new Map([[sessionTwo, 'write']]))
+  t.same(await from('f7', 3), ['f7', 'f9'], 'what others hold is left out')
+  for (let i = 10; i < 30; i++) await unlink(directory, `f${i}`)
+  t.same(await from('f9', 4), ['f9'], 'it does not look far')
+  t.same(await from('f9', 6), ['f9', 'f30', 'f31', 'f32'])
+})
+
 void t.test('unlinked and open: it lives until the last session closes it', async (t) => {
   const { store, cluster, mknod, unlink, stat, requests } = await setup()
   const other = requester(store, cluster.context(sessionTwo))
