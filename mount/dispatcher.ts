@@ -245,7 +245,6 @@ export const createDispatcher = (options: {
     listings.read(handle)
     await fs.readdir(request.caller, handle, offset, { plus }, (found) => {
       const entry = plus && found.entry !== undefined ? found.entry : undefined
-      if (entry !== undefined && entry.validity.entryMs > 0) listings.told(handle, nodeIdOf(request.ino))
       const dirent: DirentOut = {
         name: found.name,
         ino: found.ino,
@@ -263,6 +262,7 @@ export const createDispatcher = (options: {
     // An empty answer would mean the end of the directory.
     if (cut && end === 0) throw new PosixError('EINVAL')
     for (const nodeId of counted) refer(nodeId)
+    if (end > 0) listings.told(handle, nodeIdOf(request.ino))
     const sent = reply(request, protocol.outHeaderBytes, listing.bytes.subarray(0, end))
     if (sent !== 'gone' && sent !== 'refused') return
     listings.read(handle)

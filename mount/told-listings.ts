@@ -1,6 +1,6 @@
 /**
- * Answers to READDIRPLUS with names that the kernel may believe, from the moment when they are made until it has taken them over for
- * certain. That is so when the next request of the same open directory comes, or one that changes the directory: the kernel holds the
+ * Answers to READDIR and READDIRPLUS, of which the kernel may keep names and the listing, from the moment when they are made until it has
+ * taken them over for certain. That is so when the next request of the same open directory comes, or one that changes the directory: the kernel holds the
  * directory's lock while it reads an answer (i_rwsem, shared), and alone for every change.
  */
 import type { Handle } from '../src/client/file-system.ts'

@@ -22,6 +22,8 @@ export class Cached {
   target: Buffer | undefined
   /** The pages of the file that the front end has were read under this lease. */
   hasPages = false
+  /** Of a directory: the listing that the front end keeps, if any, was read under this lease. */
+  hasListing = false
   /** Number of the newest entry of the journal that concerns it. */
   journaled = 0
   /** Until when the front end believes the attributes that it was told last, and the names of the directory. */

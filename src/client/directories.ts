@@ -1,8 +1,14 @@
-/** Listing directories. */
+/**
+ * Listing directories. The front end may keep a listing that it reads under a lease, and finds it again at the next opendir.
+ *
+ * Invariant: all open directories of one inode that may add to what the front end keeps were opened under one lease. So an answer that was
+ * given under an earlier one cannot get in among what is read under a later one.
+ */
 import { PosixError } from '../domain/errors.ts'
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
 import type { ReaddirRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { Cached } from './cached.ts'
 import type { ClientCore } from './client-core.ts'
 import { DirectoryListing } from './directory-listing.ts'
 import type { Fetched, Listed, ListingSource } from './directory-listing.ts'
@@ -36,6 +42,8 @@ export const fetchEntries = async (
 export class Directories {
   readonly #core: ClientCore
   readonly #handles: Handles
+  /** Open directories whose listing the front end may keep: how many, and the lease that they were opened under. */
+  readonly #kept = new Map<Ino, { under: Cached; count: number }>()
 
   constructor(core: ClientCore, handles: Handles) {
     this.#core = core
@@ -43,8 +51,21 @@ export class Directories {
   }
 
   opendir(ino: Ino): Opened {
-    const handle = this.#handles.addDirectory(new DirectoryListing(ino, this.#core.root, this.#source))
-    return { handle, keepCache: false, cacheDirectory: false }
+    const listing = new DirectoryListing(ino, this.#core.root, this.#source)
+    const under = this.#core.leases.usableCached(ino)
+    const kept = this.#kept.get(ino)
+    // Told before a name is: what is believed of the directory is taken back when the lease is.
+    const isTold = under !== undefined && this.#core.frontEnd.namesMs(ino) > 0
+    if (!isTold || (kept !== undefined && kept.under !== under)) {
+      return { handle: this.#handles.addDirectory(listing, { isKept: false }), keepCache: false, cacheDirectory: false }
+    }
+    this.#kept.set(ino, { under, count: (kept?.count ?? 0) + 1 })
+    const keepCache = under.hasListing
+    under.hasListing = true
+    this.#core.leases.touch(ino)
+    // What is read of a kept listing is never asked for here, so opening counts as reading.
+    if (keepCache) this.#core.wasRead(ino)
+    return { handle: this.#handles.addDirectory(listing, { isKept: true }), keepCache, cacheDirectory: true }
   }
 
   readdir(
@@ -72,7 +93,12 @@ export class Directories {
   }
 
   releasedir(handle: Handle): void {
-    this.#handles.removeDirectory(handle)
+    const directory = this.#handles.removeDirectory(handle)
+    if (directory?.isKept !== true) return
+    const { ino } = directory.listing
+    const kept = this.#kept.get(ino)!
+    if (kept.count > 1) kept.count--
+    else this.#kept.delete(ino)
   }
 
   readonly #source: ListingSource = {

@@ -87,7 +87,7 @@ export class FrontEnd {
     const asked = this.#asked.get(ino)
     if (asked === undefined) void this.withdraw(ino, cached, options)
     else {
-      void this.#withdrawNames(ino, cached)
+      void this.#withdrawListing(ino, cached)
       asked.answered = () => void this.withdraw(ino, cached, options)
     }
   }
@@ -96,7 +96,7 @@ export class FrontEnd {
   withdraw(ino: Ino, cached: Cached, options: { data: boolean }): Promise<void> | undefined {
     const waits = [
       options.data ? this.#receiver?.dropData(ino, { offset: 0n, length: -1n }) : undefined,
-      this.#withdrawNames(ino, cached),
+      this.#withdrawListing(ino, cached),
       this.forgetAttributes(ino, cached),
     ].filter((wait) => wait !== undefined)
     return waits.length === 0 ? undefined : Promise.all(waits).then(() => {})
@@ -104,6 +104,15 @@ export class FrontEnd {
 
   #withdrawNames(ino: Ino, cached: Cached): Promise<void> | undefined {
     return this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined
+  }
+
+  /** What is kept of a listing goes after the front end has read all that it was given. */
+  #withdrawListing(ino: Ino, cached: Cached): Promise<void> | undefined {
+    const names = this.#withdrawNames(ino, cached)
+    if (!cached.hasListing) return names
+    cached.hasListing = false
+    const drop = (): Promise<void> | undefined => this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
+    return names === undefined ? drop() : names.then(drop)
   }
 
   /**

@@ -20,6 +20,8 @@ export interface DirectoryHandle {
   kind: 'directory'
   id: Handle
   listing: DirectoryListing
+  /** The front end may keep what it reads. */
+  isKept: boolean
 }
 
 export class Handles {
@@ -40,9 +42,9 @@ export class Handles {
     return handle
   }
 
-  addDirectory(listing: DirectoryListing): Handle {
+  addDirectory(listing: DirectoryListing, { isKept }: { isKept: boolean }): Handle {
     const id = ++this.#last
-    this.#handles.set(id, { kind: 'directory', id, listing })
+    this.#handles.set(id, { kind: 'directory', id, listing, isKept })
     return id
   }
 
@@ -78,7 +80,11 @@ export class Handles {
     return file
   }
 
-  removeDirectory(id: Handle): void {
+  /** Undefined: it was none. */
+  removeDirectory(id: Handle): DirectoryHandle | undefined {
+    const directory = this.#handles.get(id)
+    if (directory?.kind !== 'directory') return undefined
     this.#handles.delete(id)
+    return directory
   }
 }

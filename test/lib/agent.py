@@ -14,8 +14,24 @@ os.umask(0o022)
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
 AT_SYMLINK_FOLLOW = 0x400
+
+
+class Dirent(ctypes.Structure):
+    _fields_ = [
+        ("ino", ctypes.c_uint64),
+        ("offset", ctypes.c_int64),
+        ("length", ctypes.c_uint16),
+        ("type", ctypes.c_uint8),
+        ("name", ctypes.c_char * 256),
+    ]
+
+
+libc.opendir.restype = ctypes.c_void_p
+libc.readdir.restype = ctypes.POINTER(Dirent)
+libc.readdir.argtypes = libc.rewinddir.argtypes = libc.closedir.argtypes = [ctypes.c_void_p]
 files = {}
 maps = {}
+directories = {}
 # Two names of one number.
 error_names = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}
 
@@ -81,6 +97,19 @@ def unmap_all():
     for key in list(maps):
         maps.pop(key).close()
         let_go(key)
+    for path in list(directories):
+        libc.closedir(directories.pop(path))
+
+
+def list_again(path):
+    """The directory stays open from the first time on."""
+    if path not in directories:
+        directories[path] = libc.opendir(os.fsencode(path))
+    libc.rewinddir(directories[path])
+    names = []
+    while entry := libc.readdir(directories[path]):
+        names.append(entry.contents.name.decode("latin1"))
+    return sorted(set(names) - {".", ".."})
 
 
 def kind(path):
@@ -129,6 +158,7 @@ steps = {
     "mtime": mtime_seconds,
     "exists": os.path.lexists,
     "read": open_read,
+    "list_again": list_again,
     "list": lambda path: sorted(os.listdir(path)),
     "list_and_stat": lambda path: sorted([entry.name, entry.stat(follow_symlinks=False).st_ino] for entry in os.scandir(path)),
     "readlink": os.readlink,

@@ -1,11 +1,12 @@
 /**
- * What a kernel does with names and attributes of a FileSystem: believes them for as long as it was told, forgets them when it is told to,
- * and takes note of what it changes itself. After fs/fuse/dir.c of Linux, without its concurrency.
+ * What a kernel does with names, attributes and listings of a FileSystem: believes them for as long as it was told, forgets them when it is
+ * told to, and takes note of what it changes itself. After fs/fuse/dir.c and readdir.c of Linux, without their concurrency.
  */
 import type { Attributes, Context, Entry, FileSystem } from '../../src/client/file-system.ts'
 import { NoSuchName } from '../../src/client/file-system.ts'
 import { PosixError } from '../../src/domain/errors.ts'
 import type { Ino } from '../../src/domain/ids.ts'
+import { compareTimespec } from '../../src/domain/time.ts'
 
 export interface Looked {
   ino: Ino
@@ -20,6 +21,11 @@ interface Dentry {
   epoch: number
 }
 
+interface Listing {
+  names: string[]
+  mtime: Attributes['mtime']
+}
+
 interface Node {
   attributes: Attributes
   untilMs: number
@@ -31,6 +37,7 @@ export class KernelModel {
   readonly #nowMs: () => number
   readonly #dentries = new Map<string, Dentry>()
   readonly #nodes = new Map<Ino, Node>()
+  readonly #listings = new Map<Ino, Listing>()
   #epoch = 1
   /** Looks that were answered without asking. */
   hits = 0
@@ -47,7 +54,10 @@ export class KernelModel {
         this.#stale(ino)
         return undefined
       },
-      dropData: () => Promise.resolve(),
+      dropData: (ino) => {
+        this.#listings.delete(ino)
+        return Promise.resolve()
+      },
     })
   }
 
@@ -102,7 +112,7 @@ export class KernelModel {
     const { ino } = entry.attributes
     this.#believe(parent, name, { ino, untilMs: this.#nowMs() + entry.validity.entryMs, epoch })
     this.#learn(entry)
-    this.#stale(parent)
+    this.#changedNames(parent)
     return ino
   }
 
@@ -117,7 +127,7 @@ export class KernelModel {
       throw caught
     }
     this.#dentries.delete(keyOf(parent, name))
-    this.#stale(parent)
+    this.#changedNames(parent)
     if (ino !== undefined) this.#stale(ino)
   }
 
@@ -135,7 +145,8 @@ export class KernelModel {
       { parent: target.parent, name: Buffer.from(target.name) },
       exchange ? 2 : 0,
     )
-    for (const changed of [source.parent, target.parent, ino, other]) if (changed !== undefined) this.#stale(changed)
+    for (const parent of [source.parent, target.parent]) this.#changedNames(parent)
+    for (const changed of [ino, other]) if (changed !== undefined) this.#stale(changed)
     // Both names of one inode: nothing has happened.
     if (ino === other) return
     // A dentry takes what is believed of it along.
@@ -157,7 +168,15 @@ export class KernelModel {
 
   async list(ino: Ino): Promise<string[]> {
     const context = this.#context()
-    const { handle } = await this.fileSystem.opendir(context, ino)
+    const { handle, keepCache, cacheDirectory } = await this.fileSystem.opendir(context, ino)
+    if (!keepCache) this.#listings.delete(ino)
+    const kept = cacheDirectory ? this.#listings.get(ino) : undefined
+    if (kept !== undefined && compareTimespec((await this.attributes(ino)).mtime, kept.mtime) === 0) {
+      this.hits++
+      await this.fileSystem.releasedir(handle)
+      return kept.names
+    }
+    const mtime = this.#nodes.get(ino)?.attributes.mtime
     const names: string[] = []
     let cookie = 0n
     for (let before = -1; before < names.length;) {
@@ -170,7 +189,9 @@ export class KernelModel {
       })
     }
     await this.fileSystem.releasedir(handle)
-    return names.slice(2).toSorted()
+    const listed = names.slice(2).toSorted()
+    if (cacheDirectory && mtime !== undefined) this.#listings.set(ino, { names: listed, mtime })
+    return listed
   }
 
   #believe(parent: Ino, name: string, dentry: Dentry): void {
@@ -180,6 +201,11 @@ export class KernelModel {
   #learn({ attributes, validity }: Entry): Attributes {
     this.#nodes.set(attributes.ino, { attributes, untilMs: this.#nowMs() + validity.attributesMs })
     return attributes
+  }
+
+  #changedNames(directory: Ino): void {
+    this.#listings.delete(directory)
+    this.#stale(directory)
   }
 
   #stale(ino: Ino): void {

@@ -30,6 +30,22 @@ interface Kind {
 const kinds: readonly Kind[] = [
   { name: 'create', looks: [['stat', 'd/f']], change: [['create', 'd/f', 'x']] },
   { name: 'create, listed', looks: [['list', 'd']], change: [['create', 'd/f']], asks: true },
+  {
+    name: 'create, listed, with the same time',
+    prepare: [['utime', 'd', 1e9]],
+    looks: [['list', 'd']],
+    change: [
+      ['create', 'd/f'],
+      ['utime', 'd', 1e9],
+    ],
+    asks: true,
+  },
+  {
+    name: 'create, listed again by who has it open',
+    looks: [['list_again', 'd']],
+    change: [['create', 'd/f']],
+    asks: true,
+  },
   { name: 'unlink', prepare: [['create', 'd/f']], looks: [['stat', 'd/f']], change: [['unlink', 'd/f']] },
   {
     name: 'unlink, listed',

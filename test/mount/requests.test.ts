@@ -38,6 +38,14 @@ t.test('requests per operation', async (t) => {
   t.notOk(read['read'], 'the second read finds the pages in the cache', { found: read })
   t.ok(total(read) <= 3, 'open, flush, release', { found: read })
 
+  for (let i = 0; i < 2; i++) await agent.must(['list', `${directory}/a/b`])
+  const listed = await mount.during(() => agent.must(['list', `${directory}/a/b`]))
+  t.strictSame(
+    Object.keys(listed).filter((name) => name !== 'getattr'),
+    ['opendir', 'releasedir'],
+    'a directory that was listed is read from the cache',
+  )
+
   for (const name of ['n0', 'n1', 'n2']) {
     const created = await mount.during(() => agent.must(['create', `${directory}/a/b/${name}`, 'four']))
     // LOOKUP, CREATE, WRITE, FLUSH and RELEASE; GETATTR of the directory that has changed and of the new file, and GETXATTR before the

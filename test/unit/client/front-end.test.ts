@@ -153,6 +153,21 @@ t.test('withdrawing data waits until it was dropped', async (t) => {
   await withdrawn
 })
 
+t.test('a kept listing is dropped after the front end has read all that it was given of it', async (t) => {
+  const { frontEnd, attach, leases, said, state } = setUp()
+  attach()
+  frontEnd.namesMs(directory)
+  leases.cached(directory)!.hasListing = true
+  let settle = (): void => {}
+  state.names = new Promise((resolve) => (settle = resolve))
+  leases.recalled({ ino: directory, mode: none, grant: 1n })
+  await new Promise((resolve) => setImmediate(resolve))
+  t.strictSame(said, ['names'])
+  settle()
+  await new Promise((resolve) => setImmediate(resolve))
+  t.strictSame(said, ['names', `data ${directory}`, `returned ${directory}`])
+})
+
 t.test('what nobody believes any more need not be taken back', async (t) => {
   const { frontEnd, attach, leases, said, state } = setUp()
   attach()
