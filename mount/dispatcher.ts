@@ -16,6 +16,8 @@ import { isErrnoName, PosixError } from '../src/domain/errors.ts'
 import type { ErrnoName } from '../src/domain/errors.ts'
 import { NoSuchName } from '../src/client/file-system.ts'
 import type { Entry, FileSystem, Handle, Opened, WriteOptions } from '../src/client/file-system.ts'
+import { isDots } from '../src/client/names.ts'
+import { isDirectory } from '../src/domain/mode.ts'
 import { fileBytesMax } from '../src/domain/limits.ts'
 import { asIno } from '../src/domain/ids.ts'
 import type { Ino } from '../src/domain/ids.ts'
@@ -25,6 +27,7 @@ import { callerOf } from './caller.ts'
 import type { Caller } from './caller.ts'
 import type { Sent } from './device.ts'
 import type { Callers } from './mount-callers.ts'
+import type { DirectoryPlaces } from './directory-places.ts'
 import { errnoNumber } from './errno.ts'
 import { decodeFlags, encodeFlags, flagsIoctl } from './flags-ioctl.ts'
 import { LockOwners } from './lock-owners.ts'
@@ -76,6 +79,8 @@ const openTruncate = 0o1000
 const openAppend = 0o2000
 /** O_DSYNC, which O_SYNC includes. */
 const openDsync = 0o10000
+/** RENAME_EXCHANGE of renameat2(2). */
+const renameExchange = 2
 /** Access and default ACLs: to be refused as long as they would not be applied. */
 const aclPrefix = Buffer.from('system.posix_acl_')
 const replyHeadBytes = 512
@@ -121,9 +126,10 @@ export const createDispatcher = (options: {
   channel: ReplyChannel
   callers: Callers
   listings: ToldListings
+  places: DirectoryPlaces
   log: Log
 }): Dispatcher => {
-  const { fileSystem: fs, channel, callers, listings, log } = options
+  const { fileSystem: fs, channel, callers, listings, places, log } = options
   /** Headers and small structs of replies are built here, one after the other: sending is synchronous. */
   const head = Buffer.alloc(replyHeadBytes)
   const out = new DataView(head.buffer, head.byteOffset, head.length)
@@ -186,7 +192,10 @@ export const createDispatcher = (options: {
     const key = Number(nodeId)
     const left = (references.get(key) ?? 0) - Number(count)
     if (left > 0) references.set(key, left)
-    else references.delete(key)
+    else {
+      references.delete(key)
+      places.forgotten(nodeId)
+    }
     fs.forget(inoOf(nodeId), count)
   }
 
@@ -196,6 +205,30 @@ export const createDispatcher = (options: {
     const sent = reply(request, protocol.encodeEntry(out, protocol.outHeaderBytes, nodeId, entry))
     if (sent === 'gone' || sent === 'refused') forget(nodeId, 1n)
     return sent
+  }
+
+  /** Undefined when the kernel may be told at once that the name leads there. */
+  const placed = (parent: Ino, name: Buffer, { attributes: { ino, mode } }: Entry): Promise<void> | undefined =>
+    isDots(name)
+      ? undefined
+      : places.told({ parent: nodeIdOf(parent), name }, isDirectory(mode) ? nodeIdOf(ino) : undefined)
+
+  const lookup = async (request: Request): Promise<void> => {
+    const { name } = protocol.decodeName(request.message, protocol.inHeaderBytes)
+    try {
+      let entry = await fs.lookup(request.caller, request.ino, name)
+      const waits = placed(request.ino, name, entry)
+      if (waits !== undefined) {
+        await waits
+        // For how long something may be believed is right only at the moment when it is asked.
+        entry = await fs.lookup(request.caller, request.ino, name)
+        void placed(request.ino, name, entry)
+      }
+      replyEntry(request, entry)
+    } catch (caught) {
+      if (!(caught instanceof NoSuchName) || caught.entryMs === 0) throw caught
+      reply(request, protocol.encodeNoEntry(out, protocol.outHeaderBytes, caught.entryMs))
+    }
   }
 
   const replyAttributes = (request: Request, entry: Entry): void => {
@@ -226,13 +259,18 @@ export const createDispatcher = (options: {
     initializedNow()
   }
 
-  const rename = async (request: Request, { targetNodeId, flags, source, target }: RenameIn): Promise<void> => {
+  const rename = async (
+    request: Request,
+    { targetNodeId, flags, source, target: targetName }: RenameIn,
+  ): Promise<void> => {
     await fs.rename(
       request.caller,
       { parent: request.ino, name: source },
-      { parent: inoOf(targetNodeId), name: target },
+      { parent: inoOf(targetNodeId), name: targetName },
       flags,
     )
+    const target = { parent: targetNodeId, name: targetName }
+    places.renamed({ parent: nodeIdOf(request.ino), name: source }, target, flags === renameExchange)
     reply(request)
   }
 
@@ -256,7 +294,10 @@ export const createDispatcher = (options: {
       cut = next === undefined
       if (next === undefined) return false
       end = next
-      if (entry) counted.push(nodeIdOf(entry.attributes.ino))
+      if (entry) {
+        counted.push(nodeIdOf(entry.attributes.ino))
+        void placed(request.ino, found.name, entry)
+      }
       return true
     })
     // An empty answer would mean the end of the directory.
@@ -385,18 +426,7 @@ export const createDispatcher = (options: {
 
   const { opcode } = protocol
   const handlers = new Map<number, Handler>([
-    [
-      opcode.LOOKUP,
-      async (request) => {
-        const { name } = protocol.decodeName(request.message, protocol.inHeaderBytes)
-        try {
-          replyEntry(request, await fs.lookup(request.caller, request.ino, name))
-        } catch (caught) {
-          if (!(caught instanceof NoSuchName) || caught.entryMs === 0) throw caught
-          reply(request, protocol.encodeNoEntry(out, protocol.outHeaderBytes, caught.entryMs))
-        }
-      },
-    ],
+    [opcode.LOOKUP, lookup],
     [
       opcode.GETATTR,
       async (request) => {
@@ -445,7 +475,9 @@ export const createDispatcher = (options: {
       async (request) => {
         const { mode, umask, name } = protocol.decodeMkdir(request.message)
         request.caller.umask = umask
-        replyEntry(request, await fs.mkdir(request.caller, request.ino, name, mode))
+        const entry = await fs.mkdir(request.caller, request.ino, name, mode)
+        void placed(request.ino, name, entry)
+        replyEntry(request, entry)
       },
     ],
     [

@@ -14,6 +14,7 @@ import type { FileSystem } from '../src/client/file-system.ts'
 import { UsageError } from '../src/domain/errors.ts'
 import type { Clock } from '../src/platform/clock.ts'
 import type { Log } from '../src/platform/log.ts'
+import { DirectoryPlaces } from './directory-places.ts'
 import { openDevice } from './device.ts'
 import { createDispatcher } from './dispatcher.ts'
 import { serveFuseNative } from './fuse-native/serve.ts'
@@ -214,7 +215,19 @@ const serveKernel = async ({ fileSystem, mountPoint, options, fsName, log, clock
       ])
   const device = openDevice({ clock, log, kind: process.env['SHOAL_FUSE_DEVICE'], descriptor })
   const listings = new ToldListings()
-  const dispatcher = createDispatcher({ fileSystem, channel: device, callers: realCallers(clock), listings, log })
+  const places = new DirectoryPlaces({
+    clock,
+    cacheNames,
+    notify: (message, notified) => device.notify(message, notified),
+  })
+  const dispatcher = createDispatcher({
+    fileSystem,
+    channel: device,
+    callers: realCallers(clock),
+    listings,
+    places,
+    log,
+  })
   fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, clock, cacheNames }))
   const done = new Promise<void>((resolve) => {
     device.start({

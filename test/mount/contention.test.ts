@@ -92,6 +92,22 @@ t.test('two mounts in one directory', async (t) => {
     t.equal((await sh(`ls '${a}/locked' | wc -l`)).trim(), '160')
   })
 
+  await t.test('a rename looks up a directory that the other mount has moved', async () => {
+    const [here, there] = [new Agent(t), new Agent(t)] as const
+    await there.must(...['m', 'm/d0', 'm/d1', 'm/d2', 'm/d3'].map((name) => ['mkdir', `${b}/${name}`] as const))
+    for (let i = 0; i < 8; i++) {
+      await there.must(['mkdir', `${b}/m/d0/x`])
+      await here.must(['create', `${a}/m/d1/f${i}`], ['stat', `${a}/m/d0/x`])
+      // Its name is believed in the kernel, and is not looked up again before the rename does.
+      await sleep(120)
+      await here.must(['stat', `${a}/m/d0/x`])
+      await there.must(['rename', `${b}/m/d0/x`, `${b}/m/d2/x`])
+      t.strictSame(await here.does('rename', `${a}/m/d1/f${i}`, `${a}/m/d2/x`), { fails: 'EISDIR' })
+      await there.must(['rename', `${b}/m/d2/x`, `${b}/m/d3/x`])
+      await here.must(['rename', `${a}/m/d3/x`, `${a}/m/d0/x${i}`])
+    }
+  })
+
   await t.test('a working directory and open files stay what they are when others change names', async (t) => {
     const agent = new Agent(t)
     await sh(`mkdir -p '${b}/home/deep'; echo text > '${b}/home/deep/file'`)

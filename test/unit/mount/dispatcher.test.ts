@@ -1,6 +1,7 @@
 /** The dispatcher without a kernel: requests are built here, a fake device takes the replies. */
 import { ToldListings } from '../../../mount/told-listings.ts'
 import t from 'tap'
+import { DirectoryPlaces } from '../../../mount/directory-places.ts'
 import { createDispatcher } from '../../../mount/dispatcher.ts'
 import type { Dispatcher } from '../../../mount/dispatcher.ts'
 import type { Sent } from '../../../mount/device.ts'
@@ -11,6 +12,7 @@ import type { FileSystem } from '../../../src/client/file-system.ts'
 import { PosixError, UnavailableError } from '../../../src/domain/errors.ts'
 import { asIno } from '../../../src/domain/ids.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
+import { realClock } from '../../../src/platform/clock.ts'
 import { silentLog } from '../../../src/platform/log.ts'
 import { memoryFileSystem } from '../../lib/memory-file-system.ts'
 
@@ -69,6 +71,7 @@ const start = (fileSystem: FileSystem): Fake => {
     // Every signal kills.
     callers: { whenKilled: (_pid, isOver, interrupt) => void (isOver() || interrupt()) },
     listings,
+    places: new DirectoryPlaces({ clock: realClock, cacheNames: true, notify: (_message, done) => done() }),
     fileSystem,
     log: silentLog,
     channel: {
