@@ -37,6 +37,9 @@ import type { Operation, Result, ResultName, ResultValue } from './requests.ts'
 import type { Session } from './session.ts'
 import { WriteBehind } from './write-behind.ts'
 
+/** For how long a write lease that is being used is kept although it is recalled: a few times what it takes to get it back. */
+const holdMs = 20
+
 /** What is made once the session is open. */
 export interface DataPath {
   session: Session
@@ -92,6 +95,7 @@ export class ClientCore {
     this.leases = new Leases(
       {
         nowMs: () => clock.nowMs(),
+        after: (ms, work) => void clock.after(ms, work),
         isConfirmed: () => this.session.isConfirmed(),
         whenConfirmed: (signal) => this.session.whenConfirmed(signal),
         returnLease: (lease, options) => this.session.returnLease(lease, options),
@@ -101,7 +105,7 @@ export class ClientCore {
         staysOpen: (ino) => this.inodes.get(ino)?.register() === true,
         gone: (ino, cached) => this.#gone(ino, cached),
       },
-      { leasesMax: limits.leasesMax, keeps: caching.leases },
+      { leasesMax: limits.leasesMax, keeps: caching.leases, holdMs },
     )
     this.inodes = new Inodes((ino) => this.leases.cached(ino))
     this.names = new Names({ namesMax: limits.namesMax })

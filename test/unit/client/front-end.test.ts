@@ -43,6 +43,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
   const leases: Leases = new Leases(
     {
       nowMs: () => state.nowMs,
+      after: () => {},
       isConfirmed: () => state.confirmedForMs > 0,
       whenConfirmed: () => Promise.resolve(),
       returnLease: ({ ino }) => said.push(`returned ${ino}`),
@@ -52,7 +53,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
       staysOpen: () => false,
       gone: () => {},
     },
-    { leasesMax: 100, keeps: true },
+    { leasesMax: 100, keeps: true, holdMs: 0 },
   )
   const frontEnd: FrontEnd = new FrontEnd({
     leases,

@@ -9,13 +9,22 @@ import type { Lease } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 const { LEASE_MODE_NONE: none, LEASE_MODE_READ: read, LEASE_MODE_WRITE: write } = LeaseMode
 const ino = asIno(7n)
 
-const setUp = (options: { leasesMax?: number; keeps?: boolean } = {}) => {
+const setUp = (options: { leasesMax?: number; keeps?: boolean; holdMs?: number } = {}) => {
   const returned: Lease[] = []
   const reduced: [Ino, string][] = []
   const state = { confirmed: true, nowMs: 0, finishReduce: undefined as (() => void) | undefined, slow: false }
+  const timers: { ms: number; work: () => void }[] = []
+  const pass = async (): Promise<void> => {
+    for (const { ms, work } of timers.splice(0)) {
+      state.nowMs += ms
+      work()
+    }
+    await turn()
+  }
   const leases = new Leases(
     {
       nowMs: () => state.nowMs,
+      after: (ms, work) => void timers.push({ ms, work }),
       isConfirmed: () => state.confirmed,
       whenConfirmed: () => Promise.resolve(),
       returnLease: (lease) => returned.push(lease),
@@ -28,9 +37,9 @@ const setUp = (options: { leasesMax?: number; keeps?: boolean } = {}) => {
       staysOpen: () => false,
       gone: () => {},
     },
-    { leasesMax: options.leasesMax ?? 100, keeps: options.keeps ?? true },
+    { leasesMax: options.leasesMax ?? 100, keeps: options.keeps ?? true, holdMs: options.holdMs ?? 0 },
   )
-  return { leases, returned, reduced, state }
+  return { leases, returned, reduced, state, pass }
 }
 
 /** A request whose reply brings this lease after a turn. */
@@ -39,6 +48,53 @@ const asking = (leases: Leases, lease: Lease) => async () => {
   leases.granted(lease)
   return lease
 }
+
+t.test('a write lease that is used is kept for the time of a hold', async (t) => {
+  const { leases, returned, state, pass } = setUp({ holdMs: 5 })
+  leases.recalled({ ino, mode: none, grant: 1n })
+  const pin = await leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 1n }))
+  pin!.release()
+  for (let i = 0; i < 2; i++) {
+    leases.touch(ino)
+    await pass()
+    t.ok(leases.usable(ino, 'write'), 'in the hold')
+  }
+  leases.recalled({ ino, mode: none, grant: 1n })
+  leases.touch(ino)
+  await pass()
+  t.strictSame(returned, [{ ino, mode: none, grant: 1n }], 'the hold is over')
+  t.equal(state.nowMs, 6)
+
+  const again = await leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 2n }))
+  again!.release()
+  state.nowMs += 5
+  leases.recalled({ ino, mode: none, grant: 2n })
+  await turn()
+  t.equal(returned.length, 2, 'who has had it for that long does not hold it')
+})
+
+t.test('a write lease that nobody uses is given back in spite of the hold', async (t) => {
+  const { leases, returned, pass } = setUp({ holdMs: 1000 })
+  const pin = await leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 1n }))
+  leases.recalled({ ino, mode: read, grant: 1n })
+  leases.recalled({ ino, mode: none, grant: 1n })
+  pin!.release()
+  await pass()
+  t.strictSame(returned, [{ ino, mode: none, grant: 1n }], 'as far as it was wanted last')
+
+  const idle = await leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 2n }))
+  idle!.release()
+  leases.recalled({ ino, mode: none, grant: 2n })
+  await turn()
+  t.equal(returned.length, 2, 'nobody used it when the recall came')
+
+  const next = await leases.acquire(ino, 'write', asking(leases, { ino, mode: write, grant: 3n }))
+  leases.recalled({ ino, mode: none, grant: 3n })
+  next!.release()
+  leases.lost()
+  await pass()
+  t.equal(returned.length, 2, 'a lease that is lost is not returned')
+})
 
 t.test('a recall waits for pins, then for the flush, and nobody gets in between', async (t) => {
   const { leases, returned, reduced, state } = setUp()
