@@ -83,6 +83,13 @@ export class FileChanges {
 
   /** A setattr with a size. */
   async resize(inode: Inode, request: SetattrRequest, signal: AbortSignal): Promise<Entry> {
+    if (inode.batches.length === 0 && inode.lock.free) {
+      const here = this.#core.writeBehind.setattr(request)
+      if (here !== undefined) {
+        this.#flusher.emptied(inode)
+        return this.#core.madeEntry(here, 0)
+      }
+    }
     const release = await inode.lock.exclusive(signal)
     try {
       await orAborted(this.#flusher.flush(inode, { sync: false }), signal)

@@ -154,11 +154,16 @@ export class Flusher {
     this.discard(inode)
   }
 
+  /** The file was made empty; nothing of it is on its way. */
+  emptied(inode: Inode): void {
+    this.#discardDirty(inode)
+    inode.localSize = undefined
+    inode.localTimes = undefined
+    inode.dropLayout()
+  }
+
   discard(inode: Inode): void {
-    const bytes = inode.dirty.bytes
-    inode.dirty = new DirtyData()
-    this.#isClean(inode)
-    if (bytes > 0) this.#options.budget.give(bytes)
+    this.#discardDirty(inode)
     const batches = inode.batches
     inode.batches = []
     for (const batch of batches) this.#finish(batch)
@@ -172,6 +177,13 @@ export class Flusher {
   stop(): void {
     this.#stopped = true
     this.#timer?.cancel()
+  }
+
+  #discardDirty(inode: Inode): void {
+    const bytes = inode.dirty.bytes
+    inode.dirty = new DirtyData()
+    this.#isClean(inode)
+    if (bytes > 0) this.#options.budget.give(bytes)
   }
 
   #startTimer(): void {

@@ -13,8 +13,8 @@
 import { changedBySetattr, ownerOfNew } from '../domain/attribute-rules.ts'
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
-import { blockBytes, linksMax, nameBytesMax } from '../domain/limits.ts'
-import { fileType, isDirectory, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK } from '../domain/mode.ts'
+import { blockBytes, linksMax, nameBytesMax, segmentBytes } from '../domain/limits.ts'
+import { fileType, isDirectory, isRegular, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK } from '../domain/mode.ts'
 import { compareTimespec, laterOf } from '../domain/time.ts'
 import type { Timespec } from '../domain/time.ts'
 import type {
@@ -39,6 +39,9 @@ const reserveBelow = 512
 const RENAME_NOREPLACE = 1
 /** A time stamp of another machine may be ahead of ours by this much and is still not stepped back from. */
 const skewSecondsMax = 1n
+
+/** Files that are larger are emptied by the master at once. */
+const emptiedBytesMax = BigInt(segmentBytes)
 
 /** An inode whose write lease is held, with its attributes. */
 interface Own {
@@ -207,17 +210,23 @@ export class WriteBehind {
     return { attributes: target.cached.attributes!, entryMs: frontEnd.namesMs(place.parent) }
   }
 
-  /** Everything but sizes, flags and numbers of copies. Nothing of the file may be on its way to the master. */
+  /**
+   * Everything but flags, numbers of copies, and sizes other than 0 (O_TRUNC). Nothing of the file may be on its way to the master; what is
+   * known of the content, and what is dirty, is the caller's to drop.
+   */
   setattr(request: SetattrRequest): KnownAttributes | undefined {
-    if (request.size !== undefined || request.flags !== undefined || request.copies !== undefined) return undefined
+    if (request.flags !== undefined || request.copies !== undefined) return undefined
     const own = this.#own(asIno(request.ino))
     if (own === undefined) return undefined
+    const isResized = request.size !== undefined
+    if (isResized && (request.size !== 0n || !canBeEmptied(own))) return undefined
     // Whether an inode without a name is still there depends on who has it open.
     if (own.attributes.nlink === 0) return undefined
     if (own.attributes.hasXattrs && request.mode !== undefined) return undefined
     if ((this.#core.inodes.get(own.ino)?.batches.length ?? 0) > 0) return undefined
     const time = this.#now(own)
-    this.#changed(own, { ctime: time, ...changedBySetattr(own.attributes, request, time) })
+    const changes = { ctime: time, ...changedBySetattr(own.attributes, request, time) }
+    this.#changed(own, isResized ? { mtime: time, ...changes, size: 0n, allocated: 0n } : changes)
     this.#add(time, { $case: 'setattr', value: request }, [own])
     return own.cached.attributes
   }
@@ -382,14 +391,19 @@ export class WriteBehind {
 const changesStatistics = (op: Op, changed: readonly Own[]): boolean => {
   switch (op.$case) {
     case 'link':
-    case 'setattr':
       return false
+    case 'setattr':
+      return op.value.size !== undefined
     case 'unlink':
       return changed.some(({ attributes: { nlink } }) => nlink === 0)
     default:
       return true
   }
 }
+
+/** To give up much takes the master long, and what is in the journal is carried out in one run. */
+const canBeEmptied = ({ attributes: { mode, size, allocated } }: Own): boolean =>
+  isRegular(mode) && size <= emptiedBytesMax && allocated <= emptiedBytesMax
 
 const entryBytes = 200
 /** Devices are the master's: nobody makes many. */
