@@ -79,7 +79,7 @@ root = sys.argv[1]
 tmp = root + "/tmp"
 def write(n):
     with open(tmp, "wb") as file: file.write(b"%d;" % n * (1 + n * 7919 % 9000))
-for n in range(100000):
+for n in range(int(sys.argv[2]), int(sys.argv[3])):
     write(n); os.rename(tmp, root + "/current")
     write(n); os.rename(tmp, "%s/renamed%d" % (root, n))
     write(n); os.link(tmp, "%s/linked%d" % (root, n)); os.unlink(tmp)`
@@ -136,8 +136,12 @@ t.test('a mount is killed', { timeout: 60_000 + rounds * 90_000 }, async (t) => 
 
   await t.test('while files are put in place: each is whole', async (t) => {
     for (let round = 0; round < rounds; round++) {
-      await sh(`mkdir '${dying}/replaced${round}'`)
-      const replaced = run('python3', ['-c', replacing, `${dying}/replaced${round}`], { timeoutMs })
+      const directory = `${dying}/replaced${round}`
+      await sh(`mkdir '${directory}'`)
+      // However slow the machine is: there is a first version of each.
+      await python(replacing, directory, '0', '1')
+      await sh(`sync -f '${directory}'`)
+      const replaced = run('python3', ['-c', replacing, directory, '1', '100000'], { timeoutMs })
       await killUnder(cluster, [replaced], 1000 + random.below(2000))
       t.comment((await python(checkReplaced, `${other}/replaced${round}`)).trim())
       await cluster.mounts[0]!.start()
