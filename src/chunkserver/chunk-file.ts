@@ -111,6 +111,12 @@ export class ChunkFile {
     return this.#table.end() * blockBytes
   }
 
+  /** How big the file of a sealed chunk must be: a copy is not written beyond its last block that is not punched. */
+  get sizeMin(): number {
+    const blocks = this.#table.dataEnd()
+    return blocks === 0 ? 0 : dataStart + blocks * blockBytes
+  }
+
   /** Something was written that may not be on disk. */
   get dirty(): boolean {
     return this.#synced < this.#writes

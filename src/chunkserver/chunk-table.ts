@@ -81,6 +81,13 @@ export class ChunkTable {
     return end
   }
 
+  /** One past the last block that is not punched: those after it need nothing of the disk. */
+  dataEnd(): number {
+    let end = this.#kinds.length
+    while (end > 0 && this.#kinds[end - 1] === kindPunched) end--
+    return end
+  }
+
   /** Whether the blocks from this one on were written with exactly these checksums. */
   matches(first: number, checksums: Buffer): boolean {
     for (let at = 0, block = first; at < checksums.length; at += 4, block++) {

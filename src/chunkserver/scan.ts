@@ -119,11 +119,14 @@ const scanFile = async (options: ScanOptions, directoryName: string, name: strin
   }
 }
 
+interface Place {
+  directory: string
+  path: string
+  id: ChunkId
+}
+
 /** "unfinished": its creation did not get as far as a header on disk, so nobody was promised anything of it. */
-const inspect = async (
-  options: ScanOptions,
-  place: { directory: string; path: string; id: ChunkId },
-): Promise<Chunk | 'unfinished'> => {
+const inspect = async (options: ScanOptions, place: Place): Promise<Chunk | 'unfinished'> => {
   const { disk, clusterId } = options
   const { path, id } = place
   const { header, size, allocatedBytes } = await lookAt(disk, path)
@@ -139,8 +142,8 @@ const inspect = async (
   if (header.chunkId !== id) throw new Error(`it holds chunk ${header.chunkId}`)
   if (header.clusterId !== clusterId) throw new Error('it belongs to another cluster')
   if (!header.sealed) return inspectOpen(options, place)
-  const cutShort = size < dataStart + header.length
-  if (cutShort) options.log.error('a sealed chunk is shorter than its header says', { chunk: id, path })
+  const cutShort = size < dataStart + header.length && size < (await sizeMin(disk, place))
+  if (cutShort) options.log.error('a sealed chunk is shorter than its blocks', { chunk: id, path })
   return {
     id,
     lengthBytes: header.length,
@@ -160,10 +163,16 @@ const lookAt = async (disk: Disk, path: string): ReturnType<typeof readHeader> =
   }
 }
 
-const inspectOpen = async (
-  { disk, log }: ScanOptions,
-  { directory, path, id }: { directory: string; path: string; id: ChunkId },
-): Promise<Chunk> => {
+const sizeMin = async (disk: Disk, { directory, path, id }: Place): Promise<number> => {
+  const file = await ChunkFile.open({ disk, directory, path }, id)
+  try {
+    return file.sizeMin
+  } finally {
+    await file.close()
+  }
+}
+
+const inspectOpen = async ({ disk, log }: ScanOptions, { directory, path, id }: Place): Promise<Chunk> => {
   const file = await ChunkFile.open({ disk, directory, path }, id)
   try {
     const extentBytes = file.tableEnd

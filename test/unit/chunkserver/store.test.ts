@@ -2,7 +2,7 @@
 import { open, readFile, readdir, stat, writeFile, mkdir, rename, truncate } from 'node:fs/promises'
 import t from 'tap'
 import { zeroBlockChecksum } from '../../../src/domain/checksum.ts'
-import { firstCorruptBlock } from '../../../src/platform/block-checksums.ts'
+import { blockChecksums, firstCorruptBlock } from '../../../src/platform/block-checksums.ts'
 import { PosixError, UsageError } from '../../../src/domain/errors.ts'
 import { chunkBytes } from '../../../src/domain/limits.ts'
 import { dataStart, tableStart } from '../../../src/chunkserver/format.ts'
@@ -368,6 +368,29 @@ t.test('chunk files that cannot be read are set aside, told, and go when they ar
   await again.delete(1n)
   t.same(await readdir(`${directory}/chunks/01`), [])
   await again.close()
+})
+
+t.test('a copy that ends in freed blocks is whole after a restart', async (t) => {
+  const directory = t.testdir()
+  const data = pattern(3, blocks(2))
+  const store = await openStore(directory)
+  await store.receive(1n, blocks(5), async (incoming) => {
+    await incoming.write({ data, checksums: blockChecksums(data) })
+    await incoming.hole(blocks(3))
+  })
+  await store.receive(2n, blocks(3), (incoming) => incoming.hole(blocks(3)))
+  await store.close()
+
+  const again = await openStore(directory)
+  t.match(again.state(1n), { length: blocks(5), sealed: true, corrupt: false })
+  t.match(again.state(2n), { length: blocks(3), sealed: true, corrupt: false })
+  t.ok((await readAll(again, 1n, blocks(5))).equals(Buffer.concat([data, Buffer.alloc(blocks(3))])))
+  t.ok((await readAll(again, 2n, blocks(3))).equals(Buffer.alloc(blocks(3))))
+  await again.close()
+  await truncate(fileOf(directory, 1n), dataStart + blocks(1))
+  const cut = await openStore(directory)
+  t.match(cut.state(1n), { corrupt: true }, 'without a block that has data')
+  await cut.close()
 })
 
 t.test('a copy replaces what was there, whole or not at all', async (t) => {
