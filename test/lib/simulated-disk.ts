@@ -442,7 +442,7 @@ class Simulation implements SimulatedDisk {
 
   private usedBytes(): number {
     let bytes = 0
-    for (const node of new Set(this.names.values())) {
+    for (const node of this.names.values()) {
       if (node.kind === 'file') bytes += node.current.blocks.size * blockBytes
     }
     return bytes

@@ -8,7 +8,6 @@
  * - The clock of each life starts anywhere and runs at a rate of its own, within rateSpread of true time; its time of day may step.
  * Invariant: events of the same moment happen in the order in which they were posted.
  */
-import { setImmediate as turn } from 'node:timers/promises'
 import type { Clock, Timer } from '../../src/platform/clock.ts'
 
 /** Two clocks differ by less than twice this, which is below the five percent that leases allow for. */
@@ -46,6 +45,9 @@ interface Event {
   owner: Life | undefined
   run: (() => void) | undefined
 }
+
+/** Until every promise has settled as far as it can. */
+const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve))
 
 const isBefore = (a: Event, b: Event): boolean => a.atMs < b.atMs || (a.atMs === b.atMs && a.sequence < b.sequence)
 

@@ -181,7 +181,13 @@ export const mutations: readonly Mutation[] = [
   {
     name: 'O_APPEND writes where its caller says',
     file: 'src/client/file-io.ts',
-    find: 'append === true ? inode.size : offset',
-    replace: 'offset',
+    find: 'this.#put(inode, append === true ? inode.size : offset, data)',
+    replace: 'this.#put(inode, offset, data)',
+  },
+  {
+    name: 'a copy that ends in freed blocks counts as cut short',
+    file: 'src/chunkserver/scan.ts',
+    find: ' && size < (await sizeMin(disk, place))',
+    replace: '',
   },
 ]

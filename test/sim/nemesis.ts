@@ -25,20 +25,42 @@ export const faultKinds = [
   'wall clock stepped',
 ] as const
 
+/** Every run with faults has one of these: what a death leaves behind is where most promises are kept or broken. */
+const deaths: readonly FaultKind[] = [
+  'master killed',
+  'chunk server killed',
+  'chunk server without power',
+  'client killed',
+]
+
 export type FaultKind = (typeof faultKinds)[number]
+
+/** How fast one fault follows another. */
+export interface Pace {
+  /** Between the end of one fault and the next one. */
+  gapMsMax: number
+  /** A fault lasts no longer than this, most of them much less. */
+  spellMsMax: number
+  /** One in so many goes on beside the next ones. */
+  besideOneIn: number
+}
 
 export class Nemesis {
   readonly counts = new Map<FaultKind, number>()
   readonly kinds: readonly FaultKind[]
   readonly #cluster: SimulatedCluster
   readonly #random: Random
+  readonly #pace: Pace
   #stopped = false
   #busy: Promise<void> = Promise.resolve()
 
-  constructor(cluster: SimulatedCluster, random: Random, kinds?: readonly FaultKind[]) {
+  constructor(cluster: SimulatedCluster, random: Random, pace: Pace, kinds?: readonly FaultKind[]) {
     this.#cluster = cluster
     this.#random = random
-    this.kinds = kinds ?? (random.below(12) === 0 ? [] : faultKinds.filter(() => random.below(2) === 0))
+    this.#pace = pace
+    const death = deaths[random.below(deaths.length)]
+    this.kinds =
+      kinds ?? (random.below(12) === 0 ? [] : faultKinds.filter((kind) => kind === death || random.below(2) === 0))
   }
 
   /** Faults may have cost a client its session or the cluster room: programs may be told errors. */
@@ -49,14 +71,14 @@ export class Nemesis {
   async run(): Promise<void> {
     if (this.kinds.length === 0) return
     while (!this.#stopped) {
-      await this.#cluster.time.sleep(200 + this.#random.below(3000))
+      await this.#cluster.time.sleep(this.#random.below(this.#pace.gapMsMax))
       if (this.#stopped) return
       const kind = this.kinds[this.#random.below(this.kinds.length)]!
       this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1)
       this.#cluster.trace.line('nemesis', kind)
       const fault = this.#inflict(kind)
-      // Two at a time now and then.
-      if (this.#random.below(4) === 0) this.#busy = Promise.all([this.#busy, fault]).then(() => undefined)
+      if (this.#random.below(this.#pace.besideOneIn) === 0)
+        this.#busy = Promise.all([this.#busy, fault]).then(() => undefined)
       else await fault
     }
   }
@@ -81,13 +103,14 @@ export class Nemesis {
 
   /** Mostly short; sometimes longer than leases live. */
   #spellMs(): number {
-    return this.#random.below(3) === 0 ? this.#random.below(15_000) : this.#random.below(2500)
+    const { spellMsMax } = this.#pace
+    return this.#random.below(this.#random.below(3) === 0 ? spellMsMax : spellMsMax / 6)
   }
 
   async #down(process: SimulatedProcess, how: 'kill' | 'power'): Promise<void> {
     if (process.isDown) return
     process.end(how)
-    await this.#cluster.time.sleep(this.#random.below(3) === 0 ? this.#random.below(8000) : this.#random.below(800))
+    await this.#cluster.time.sleep(this.#spellMs() / 2)
     if (process.isDown) await Promise.race([process.start(), this.#cluster.time.sleep(5000)])
   }
 

@@ -23,6 +23,8 @@ const run = async (seed: number, print?: (line: string) => void): Promise<void> 
 }
 
 const only = process.env['SIM_SEED']
+// Stacks cost time, and a replay has them.
+if (only === undefined) Error.stackTraceLimit = 0
 if (only !== undefined) {
   await run(Number(only), (line) => void process.stdout.write(`${line}\n`))
 } else {

@@ -91,10 +91,17 @@ class ServerRole implements Role {
   readonly disk: SimulatedDisk
   readonly host: string
   slowMs = 0
+  /** Its disk has faults, or has lost what was not synced. */
+  #isDamaged: boolean
+  readonly #violation: (what: string) => void
   #life: Life | undefined
 
-  constructor(host: string, time: SimulatedTime, random: Random) {
+  constructor(host: string, options: { unlucky: boolean; around: Surroundings; random: Random }) {
+    const { time, violation } = options.around
+    const { random } = options
     this.host = host
+    this.#isDamaged = options.unlucky
+    this.#violation = violation
     const wait = (): Promise<void> =>
       new Promise((resolve) => {
         time.post(this.#life, random.below(200) / 1000 + (this.slowMs > 0 ? random.below(this.slowMs) : 0), resolve)
@@ -128,8 +135,20 @@ class ServerRole implements Role {
   }
 
   stopped(how: 'kill' | 'power'): void {
-    if (how === 'power') this.disk.crash()
-    else this.disk.restart()
+    if (how === 'power') {
+      this.#isDamaged = true
+      this.disk.crash()
+    } else this.disk.restart()
+  }
+
+  /** A disk without faults gives no reason to complain about what is on it. */
+  logged(level: string, event: string): void {
+    if (level === 'error' && !this.#isDamaged) this.#violation(`${this.host}: ${event}`)
+  }
+
+  /** The header may be lost with the power, or flipped. */
+  excuses(event: string): boolean {
+    return event === 'a chunk file cannot be read and is set aside' && this.#isDamaged
   }
 }
 
@@ -137,8 +156,8 @@ export class SimulatedServer {
   readonly process: SimulatedProcess
   readonly role: ServerRole
 
-  constructor(host: string, around: Surroundings) {
-    this.role = new ServerRole(host, around.time, seededRandom(around.random.below(2 ** 32)))
+  constructor(host: string, around: Surroundings, unlucky: boolean) {
+    this.role = new ServerRole(host, { unlucky, around, random: seededRandom(around.random.below(2 ** 32)) })
     this.process = new SimulatedProcess(host, this.role, around)
   }
 }
@@ -219,7 +238,10 @@ export class SimulatedCluster {
     }
     this.masterRole = new MasterRole(options.config, this.time, seededRandom(this.random.below(2 ** 32)))
     this.master = new SimulatedProcess('master', this.masterRole, around)
-    this.servers = Array.from({ length: options.servers }, (_, index) => new SimulatedServer(`server${index}`, around))
+    this.servers = Array.from(
+      { length: options.servers },
+      (_, index) => new SimulatedServer(`server${index}`, around, index === options.servers - 1),
+    )
     this.clients = Array.from({ length: options.clients }, (_, index) => new SimulatedClient(index, around, events))
   }
 
