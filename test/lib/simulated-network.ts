@@ -11,7 +11,9 @@
  * - died(life): a process that was killed: its peers see their connections break. With silent, the machine is gone as well: peers
  *   hear nothing, connecting to it takes until it fails for silence.
  * - A life that is paused receives nothing and sends no signs of life; its peers give it up after silenceMs.
- * Not modelled: corruption and reordering within a stream (TCP and its checks exclude them), loss of connections by itself.
+ * - damage(host): one bit of the data of the next append or of the next read reply that leaves this host is another one, as after memory or
+ *   a network card that fails behind the checks of TCP. Only chunk data is damaged, which Shoal checks from end to end.
+ * Not modelled: other corruption, and reordering within a stream (TCP and its checks exclude them), loss of connections by itself.
  */
 import { crc32c } from '@node-rs/crc32'
 import { PosixError, UnavailableError, UsageError } from '../../src/domain/errors.ts'
@@ -27,6 +29,8 @@ import type {
   StreamHandlers,
   Transport,
 } from '../../src/platform/transport.ts'
+import { ChunkStoreDefinition } from '../../src/protocol/gen/shoal/v1/chunk_store.pb.ts'
+import { methodPath } from '../../src/protocol/rpc.ts'
 import type { Life, SimulatedTime } from './simulated-time.ts'
 
 const silenceMs = 5000
@@ -34,6 +38,11 @@ const lookMs = 1000
 const sentAgainMs = 100
 const highWaterBytes = 4 * 1024 * 1024
 const bytesPerMs = 100_000
+/** A message with so much in it has at least one block of data at its end. */
+const dataMessageBytesMin = 8192
+const checkedBytes = 4096
+const { append, read } = ChunkStoreDefinition.methods
+const dataPaths: ReadonlySet<string> = new Set([append, read].map((method) => methodPath(ChunkStoreDefinition, method)))
 
 export interface SimulatedNetworkOptions {
   time: SimulatedTime
@@ -86,6 +95,7 @@ class End implements MessageStream {
       this.abort(`a message of ${bytes.length} bytes is too large`)
       return true
     }
+    this.#pipe.damage(this.host, bytes)
     const below = this.queue.added(bytes.length)
     this.#pipe.carry(this, bytes.length, (other) => {
       this.queue.sent(bytes.length)
@@ -162,6 +172,13 @@ class Pipe {
     return end === this.near ? this.far : this.near
   }
 
+  /** Chunk data comes last in its message. */
+  damage(host: string, bytes: Buffer): void {
+    if (bytes.length < dataMessageBytesMin || !this.#net.damaging.has(host) || !dataPaths.has(this.#path)) return
+    this.#net.damaging.delete(host)
+    bytes[bytes.length - 1 - this.#net.options.random.below(checkedBytes)]! ^= 1
+  }
+
   note(receiver: End, what: string): void {
     this.#net.options.delivered(`${this.other(receiver).host}>${receiver.host} ${this.#path} ${what}`)
   }
@@ -231,6 +248,8 @@ export class SimulatedNetwork {
   readonly calls = new Set<Call>()
   /** Machines that are switched off. */
   readonly silentHosts = new Set<string>()
+  /** Hosts whose next chunk data is damaged. */
+  readonly damaging = new Set<string>()
   readonly #cuts = new Set<string>()
   readonly #slow = new Map<string, number>()
   #nextPort = 20_000
@@ -249,6 +268,10 @@ export class SimulatedNetwork {
     this.#cuts.add(`${source} ${target}`)
   }
 
+  damage(host: string): void {
+    this.damaging.add(host)
+  }
+
   slow(source: string, target: string, ms: number): void {
     this.#slow.set(`${source} ${target}`, ms)
   }
@@ -256,6 +279,7 @@ export class SimulatedNetwork {
   heal(): void {
     this.#cuts.clear()
     this.#slow.clear()
+    this.damaging.clear()
   }
 
   healBetween(source: string, target: string): void {

@@ -20,7 +20,9 @@ export const faultKinds = [
   'slow disk',
   'disk error',
   'disk full',
+  'disk lost',
   'bit flipped',
+  'message damaged',
   'master disk slow',
   'wall clock stepped',
 ] as const
@@ -120,7 +122,12 @@ export class Nemesis {
     const host = (): string => this.#pick(processes).name
     switch (kind) {
       case 'master killed':
-        return this.#down(master, 'kill')
+        // Now and then with much on its way to the disk.
+        if (random.below(2) === 0) masterRole.slowMs = random.below(100)
+        await time.sleep(random.below(200))
+        await this.#down(master, 'kill')
+        masterRole.slowMs = 0
+        return
       case 'chunk server killed':
         return this.#down(this.#pick(servers).process, 'kill')
       case 'chunk server without power':
@@ -183,6 +190,19 @@ export class Nemesis {
         })
         return
       }
+      case 'disk lost': {
+        if ((this.counts.get(kind) ?? 0) > 1 || unluckyServer.process.isDown) return
+        // Others are out of reach before: what was acknowledged meanwhile must not be here alone.
+        const apart = [this.#pick(servers), this.#pick(servers)].filter((server) => server !== unluckyServer)
+        const pairs = apart.flatMap(({ role }) => clients.map((client) => [role.host, client.host] as const))
+        for (const [server, client] of pairs) network.cut(server, client)
+        await time.sleep(random.below(2000))
+        unluckyServer.process.end('kill')
+        unluckyServer.role.replaceDisk()
+        for (const [server, client] of pairs) network.healBetween(server, client)
+        await Promise.race([unluckyServer.process.start(), time.sleep(5000)])
+        return
+      }
       case 'disk full': {
         unluckyServer.role.disk.setCapacity(1)
         await time.sleep(this.#spellMs())
@@ -200,6 +220,9 @@ export class Nemesis {
         if (from < size) disk.flipBit(path, from + random.below(size - from))
         return
       }
+      case 'message damaged':
+        network.damage(random.below(2) === 0 ? unluckyServer.role.host : this.#pick(clients).host)
+        return
       case 'master disk slow':
         masterRole.slowMs = random.below(300)
         await time.sleep(this.#spellMs())

@@ -75,7 +75,7 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   const blackout = seed % 4 === 2
   const durationMs = options.durationMs ?? (blackout ? 1 + choices.below(length.durationMs) : length.durationMs)
   const workloads: Workload[] = blackout
-    ? [new Durability({ tiny: choices.below(3) === 0 })]
+    ? ['a', 'b', 'c'].map((prefix) => new Durability({ prefix, tiny: choices.below(3) === 0 }))
     : [new Registers({ files: 3 }), new AppendLog(), new Counters(), new RenameRing(), new Names(), new Churn()]
   const mounts = new Map<number, Mount>()
   const interruptsOneIn = choices.below(2) === 0 ? 0 : 60
@@ -166,6 +166,10 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     if (blackout) {
       // Before anything is mended: while programs run.
       isRunning = false
+      if (choices.below(2) === 0) {
+        cluster.masterRole.slowMs = 200
+        await cluster.time.until(cluster.time.sleep(choices.below(400)), 1000)
+      }
       cluster.blackout()
     }
     await cluster.time.until(Promise.all([faults, nemesis.stop()]), quietLimitMs)
@@ -189,7 +193,13 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     await cluster.time.until(check(), checkLimitMs)
     // What was not synced may have left chunks shorter than they were said to be; that is for good.
     if (blackout) return finish()
-    await cluster.time.until(quiet(cluster), quietLimitMs)
+    await cluster.time.until(quiet(cluster, 15_000), quietLimitMs)
+    // What is on the disks is what their servers find there when they start.
+    for (const { process } of cluster.servers) {
+      process.end('kill')
+      void process.start()
+    }
+    await cluster.time.until(quiet(cluster, 3_000), quietLimitMs)
     const entries = cluster.masterRole.kv.entries()
     const disks = cluster.servers.map(({ role }) => ({ name: role.host, disk: role.disk }))
     const flips = nemesis.counts.has('bit flipped') ? cluster.unluckyServer.role.host : undefined
@@ -204,10 +214,10 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
 }
 
 /** Waits until the master says that nothing is left to do, for a while without a break. */
-const quiet = async (cluster: SimulatedCluster): Promise<void> => {
+const quiet = async (cluster: SimulatedCluster, calmMs: number): Promise<void> => {
   const endMs = cluster.time.nowMs + quietLimitMs - 10_000
   let last = ''
-  for (let since = cluster.time.nowMs; cluster.time.nowMs - since < 15_000;) {
+  for (let since = cluster.time.nowMs; cluster.time.nowMs - since < calmMs;) {
     await cluster.time.sleep(1000)
     const status = await cluster.status()
     const open =

@@ -2,7 +2,7 @@
  * A whole cluster from one seed: the production code of one master, several chunk servers and several clients, each on a machine of its own
  * with its own clock, network and disk.
  *
- * Each run keeps a recoverable copy by construction: only the last chunk server's machine loses power or has a disk with faults; the others
+ * Each run keeps a recoverable copy by construction: only the last chunk server's machine loses power, its disk or has one with faults; the others
  * are killed and cut off, but what they have written they still have.
  */
 import { startChunkServer } from '../../src/chunkserver/chunk-server.ts'
@@ -88,12 +88,14 @@ class MasterRole implements Role {
 }
 
 class ServerRole implements Role {
-  readonly disk: SimulatedDisk
+  disk: SimulatedDisk
   readonly host: string
   slowMs = 0
   /** Its disk has faults, or has lost what was not synced. */
   #isDamaged: boolean
   readonly #violation: (what: string) => void
+  readonly #random: Random
+  readonly #diskTime: DiskTime
   #life: Life | undefined
 
   constructor(host: string, options: { unlucky: boolean; around: Surroundings; random: Random }) {
@@ -108,11 +110,17 @@ class ServerRole implements Role {
       })
     const isFree = (call: string): boolean => call === 'mkdir' || call === 'list' || call === 'other' || call === 'stat'
     // Each call is carried out at once or after its time, so that a death may come on either side of it.
-    const diskTime: DiskTime = {
+    this.#random = random
+    this.#diskTime = {
       before: (call) => (isFree(call) || random.below(2) === 0 ? Promise.resolve() : wait()),
       after: (call) => (isFree(call) || random.below(2) === 0 ? Promise.resolve() : wait()),
     }
-    this.disk = simulatedDisk({ seed: random.below(2 ** 32), time: diskTime })
+    this.disk = this.#newDisk()
+  }
+
+  /** An empty one; nobody works with the old one any more. */
+  replaceDisk(): void {
+    this.disk = this.#newDisk()
   }
 
   async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
@@ -139,6 +147,10 @@ class ServerRole implements Role {
       this.#isDamaged = true
       this.disk.crash()
     } else this.disk.restart()
+  }
+
+  #newDisk(): SimulatedDisk {
+    return simulatedDisk({ seed: this.#random.below(2 ** 32), time: this.#diskTime })
   }
 
   /** A disk without faults gives no reason to complain about what is on it. */

@@ -87,12 +87,16 @@ const writer = (
   })
   const onStop = (): void => void child.kill('SIGKILL')
   stop.addEventListener('abort', onStop, { once: true })
+  if (stop.aborted) onStop()
   let error: string | undefined
   createInterface({ input: child.stdout }).on('line', (text) => {
     const line = JSON.parse(text) as Line
     for (const [name, count] of Object.entries(line.ops ?? {})) tally.count(tally.ops, name, count)
     if (line.stallMs !== undefined) tally.stalled(line.stallMs, line.stall ?? '')
-    if (line.lost !== undefined) tally.lost.push(`writer ${who} on mount ${mount}: ${line.lost}`)
+    if (line.lost !== undefined) {
+      tally.lost.push(`writer ${who} on mount ${mount}: ${line.lost}`)
+      say(`LOST ${tally.lost.at(-1)}`)
+    }
     error = line.error ?? error
   })
   const ended = new Promise<string | undefined>((resolveEnd) => {

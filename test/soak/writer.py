@@ -3,7 +3,7 @@
 One writer of the soak, in one mount: makes, grows, replaces, moves and removes files and writes blocks, and keeps a manifest on a local disk
 of what it is about to do and of what was synced. Whatever happens to the cluster, each file must be in a state that the manifest allows.
 
-usage: writer.py ROOT WHO WRITERS MANIFESTS      ROOT: directory in the mount; MANIFESTS: local directory, with one file for each writer
+usage: writer.py ROOT WHO WRITERS MANIFESTS      ROOT: the mount; MANIFESTS: absolute, a local directory, with one file for each writer
        writer.py ROOT WHO WRITERS MANIFESTS check    only looks whether everything of writer WHO is there
 
 It prints JSON lines: {"ops": {NAME: COUNT}, "stallMs": N, "stall": TEXT} now and then, {"error": TEXT} and exit code 3 when a system
@@ -19,7 +19,9 @@ import random
 import sys
 import time
 
-root, who, writers, manifests = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+# As the working directory it stays that of this mount: after an unmount the path is that of an empty directory.
+os.chdir(sys.argv[1])
+root, who, writers, manifests = ".", int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 parent = os.getppid()
 files, blocks, block_bytes, stream_max = 40, 64, 4096, 512 * 1024
 directories = ("a", "b")

@@ -22,7 +22,7 @@ export class Counters implements Workload {
   }
 
   async step(mount: Mount): Promise<void> {
-    await mount.think(1500)
+    await mount.think(500)
     const losses = mount.client.sessionsLost
     const ino = await mount.walk(file)
     const handle = await mount.open(ino, openFlags.readWrite)
@@ -34,6 +34,8 @@ export class Counters implements Workload {
     try {
       await setlk('write')
       const number = await this.#number(mount, handle)
+      // Long enough, now and then, to die with it.
+      if (mount.random.below(3) === 0) await mount.think(500)
       await mount.write(handle, 0, Buffer.from(String(number + 1).padEnd(valueBytes)))
       await mount.fsync(handle)
       // A program whose lock was taken from it is told in no way that it could heed.

@@ -5,6 +5,7 @@
 import type { Ino } from '../../../src/domain/ids.ts'
 import { isErrno, openFlags } from '../mount.ts'
 import type { Mount, Workload } from '../mount.ts'
+import type { SimulatedClient } from '../simulated-cluster.ts'
 
 const slots = 4
 const slotBytes = 6000
@@ -14,6 +15,8 @@ interface File {
   name: string
   /** What is there for certain; undefined: something was written since the last sync. */
   synced: (Buffer | undefined)[]
+  /** What was written last, and is promised with the next sync; undefined: not known. */
+  latest: (Buffer | undefined)[]
   /** The name is there for certain. */
   named: boolean
 }
@@ -21,9 +24,12 @@ interface File {
 export class Durability implements Workload {
   readonly name = 'durability'
   readonly #files = new Map<number, File[]>()
+  readonly #prefix: string
   readonly #tiny: boolean
 
-  constructor(options: { tiny: boolean }) {
+  /** The prefix is that of its files' names: several such programs run beside each other. */
+  constructor(options: { prefix: string; tiny: boolean }) {
+    this.#prefix = options.prefix
     this.#tiny = options.tiny
   }
 
@@ -42,7 +48,9 @@ export class Durability implements Workload {
     let files = this.#files.get(mount.client.index)
     if (files === undefined) this.#files.set(mount.client.index, (files = []))
     if (files.length < filesMax && random.below(3) === 0) {
-      const file: File = { name: `${mount.name}-${files.length}`, synced: Array(slots).fill(undefined), named: false }
+      const unknown = Array<undefined>(slots).fill(undefined)
+      const name = `${this.#prefix}-${mount.name}-${files.length}`
+      const file: File = { name, synced: unknown, latest: unknown, named: false }
       files.push(file)
       const { handle } = await mount.create(mount.root, file.name, openFlags.readWrite)
       await mount.close(handle)
@@ -51,10 +59,12 @@ export class Durability implements Workload {
     if (file === undefined) return
     const ino = (await mount.lookup(mount.root, file.name)).attributes.ino
     await this.#write(mount, file, ino)
+    if (random.below(4) === 0) await this.#look(mount)
   }
 
-  lost(): void {
-    // Only what was synced counts.
+  /** What was not synced may be gone with its client. */
+  lost(client: SimulatedClient): void {
+    for (const file of this.#files.get(client.index) ?? []) file.latest = [...file.synced]
   }
 
   async check(mounts: readonly Mount[]): Promise<string[]> {
@@ -68,24 +78,37 @@ export class Durability implements Workload {
   async #write(mount: Mount, file: File, ino: Ino): Promise<void> {
     const bytes = this.#tiny ? 200 : slotBytes
     const handle = await mount.open(ino, openFlags.readWrite)
-    const written = [...file.synced]
     for (let count = mount.random.below(3) + 1; count > 0; count--) {
       // A file that grows at its end is what logs do.
-      const next = written.indexOf(undefined)
+      const next = file.latest.indexOf(undefined)
       const slot = next < 0 || mount.random.below(3) === 0 ? mount.random.below(slots) : next
       const data = Buffer.alloc(bytes, mount.random.bytes(61))
-      written[slot] = data
-      file.synced[slot] = undefined
+      file.synced = file.synced.with(slot, undefined)
+      file.latest = file.latest.with(slot, undefined)
       await mount.write(handle, slot * bytes, data)
+      file.latest = file.latest.with(slot, data)
     }
     if (mount.random.below(4) > 0) {
+      // Long enough, now and then, that everything has been sent to the chunk servers before, unsynced.
+      if (mount.random.below(4) === 0) await mount.think(2000)
       const losses = mount.client.sessionsLost
+      const { latest } = file
       await mount.fsync(handle)
-      if (losses === mount.client.sessionsLost && mount.life.alive) {
-        file.synced = written
+      if (losses === mount.client.sessionsLost && mount.life.alive && latest === file.latest) {
+        file.synced = latest
         file.named = true
       }
     }
+    await mount.close(handle)
+  }
+
+  /** At a file of any client, which makes its writer send what it has buffered, unsynced. */
+  async #look(mount: Mount): Promise<void> {
+    const files = [...this.#files.values()].flat()
+    const { name } = files[mount.random.below(files.length)]!
+    const ino = (await mount.lookup(mount.root, name)).attributes.ino
+    const handle = await mount.open(ino, openFlags.readWrite)
+    await mount.read(handle, 0, this.#tiny ? 200 : slotBytes)
     await mount.close(handle)
   }
 
