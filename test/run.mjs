@@ -39,6 +39,7 @@ const packages = [
   ['ps', 'procps'],
   ['python3', 'python3'],
   ['ip', 'iproute2'],
+  ['nft', 'nftables'],
   ['systemd-analyze', 'systemd'],
   ['promtool', 'prometheus'],
   ['tar', 'tar'],

@@ -17,6 +17,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Host, Hosts } from './hosts.ts'
 import { run } from './sh.ts'
 
 /** The command that is tested; SHOAL_CLI names another build of it. */
@@ -50,6 +51,8 @@ export interface ClusterOptions {
   masterData?: string
   /** Where chunk server N keeps its data, instead of a directory in the cluster's own. */
   serverData?: (index: number) => string
+  /** Each process on a host of its own, instead of loopback. */
+  hosts?: Hosts
 }
 
 /** What `shoal status --json` prints, as far as tests look at it. */
@@ -133,14 +136,17 @@ export class Role {
   readonly logPath: string
   readonly #args: readonly string[]
   readonly #env: NodeJS.ProcessEnv
+  /** Undefined: this machine itself. */
+  readonly host: Host | undefined
   #child: ChildProcess | undefined
   #ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }> | undefined
 
-  constructor(name: string, args: readonly string[], logPath: string, env: NodeJS.ProcessEnv) {
+  constructor(name: string, args: readonly string[], logPath: string, env: NodeJS.ProcessEnv, host?: Host) {
     this.name = name
     this.#args = args
     this.logPath = logPath
     this.#env = env
+    this.host = host
   }
 
   get pid(): number | undefined {
@@ -151,7 +157,8 @@ export class Role {
   async start(timeoutMs = 30_000): Promise<string> {
     if (this.#child !== undefined) throw new Error(`${this.name} runs already`)
     const log = openSync(this.logPath, 'a')
-    const child = spawn(process.execPath, [shoalCli, ...this.#args], {
+    const [program, ...args] = [...(this.host?.enter ?? []), process.execPath, shoalCli, ...this.#args]
+    const child = spawn(program!, args, {
       // The pipe ends when the test process dies, and the child with it.
       stdio: ['pipe', 'pipe', log],
       detached: true,
@@ -234,8 +241,15 @@ export const forceUnmount = async (directory: string): Promise<void> => {
 export class MountRole extends Role {
   readonly directory: string
 
-  constructor(name: string, directory: string, args: readonly string[], logPath: string, env: NodeJS.ProcessEnv) {
-    super(name, args, logPath, env)
+  constructor(
+    name: string,
+    directory: string,
+    args: readonly string[],
+    logPath: string,
+    env: NodeJS.ProcessEnv,
+    host?: Host,
+  ) {
+    super(name, args, logPath, env, host)
     this.directory = directory
   }
 
@@ -254,10 +268,10 @@ export class Cluster {
   readonly mounts: MountRole[] = []
   readonly #options: ClusterOptions
 
-  constructor(directory: string, masterPort: number, copies: number, options: ClusterOptions) {
+  constructor(directory: string, masterPort: number, copies: number, options: ClusterOptions, host: Host | undefined) {
     this.directory = directory
     this.#options = options
-    this.masterAddress = `127.0.0.1:${masterPort}`
+    this.masterAddress = `${host?.address ?? '127.0.0.1'}:${masterPort}`
     this.master = new Role(
       'master',
       [
@@ -270,6 +284,7 @@ export class Cluster {
       ],
       join(directory, 'master.log'),
       options.env ?? {},
+      host,
     )
   }
 
@@ -292,19 +307,21 @@ export class Cluster {
   async addServer(): Promise<Role> {
     const index = this.servers.length
     const rack = this.#options.racks?.[index]
+    const host = await this.#options.hosts?.add()
     const role = new Role(
       `chunkserver-${index}`,
       [
         'chunkserver',
         '--exit-with-parent=2000',
         `--data=${this.serverData(index)}`,
-        `--listen=127.0.0.1:${await freePort()}`,
+        `--listen=${host?.address ?? '127.0.0.1'}:${await freePort()}`,
         `--master=${this.masterAddress}`,
         ...(rack === undefined ? [] : ['--rack', rack]),
         ...(this.#options.serverArgs ?? []),
       ],
       join(this.directory, `chunkserver-${index}.log`),
       this.#options.env ?? {},
+      host,
     )
     this.servers.push(role)
     await role.start()
@@ -329,6 +346,7 @@ export class Cluster {
       ],
       join(this.directory, `mount-${index}.log`),
       this.#options.env ?? {},
+      await this.#options.hosts?.add(),
     )
     this.mounts.push(role)
     await role.start()
@@ -336,7 +354,8 @@ export class Cluster {
   }
 
   async status(): Promise<ClusterStatus> {
-    const ran = await shoal(['status', '--json', this.masterAddress])
+    const command = [...(this.#options.hosts?.enter ?? []), process.execPath, shoalCli]
+    const ran = await run(command[0]!, [...command.slice(1), 'status', '--json', this.masterAddress])
     if (ran.code !== 0) throw new Error(ran.stderr)
     return JSON.parse(ran.stdout) as ClusterStatus
   }
@@ -397,7 +416,8 @@ export class Cluster {
 export const startCluster = async (t: ClusterTest, options: ClusterOptions = {}): Promise<Cluster> => {
   const directory = await mkdtemp(join(tmpdir(), 'shoal-test-'))
   const servers = options.servers ?? 3
-  const cluster = new Cluster(directory, await freePort(), options.copies ?? Math.min(3, servers), options)
+  const copies = options.copies ?? Math.min(3, servers)
+  const cluster = new Cluster(directory, await freePort(), copies, options, await options.hosts?.add())
   t.teardown(async () => {
     try {
       await cluster.destroy()
