@@ -270,7 +270,7 @@ on chunk1 "sh /vagrant/deploy/provision.sh --package /vagrant/package.tar.gz chu
 until_prints '^ *4 .* up' shoal servers
 shoal servers drain 2
 until_prints 'removed' shoal servers remove 2
-until_prints 'inactive|failed' on chunk2 'systemctl is-active shoal-chunkserver@chunk2 || true'
+until_prints 'was removed from the cluster' on chunk2 'journalctl --no-pager -u shoal-chunkserver@chunk2 | grep -F removed | tail -n 1'
 power_off chunk2
 until_prints '^health +good' shoal status
 same "$(ssh_to client2 "$sums")" "$written" client2
