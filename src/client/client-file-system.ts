@@ -115,6 +115,7 @@ export class ClientFileSystem implements FileSystem {
   readonly #fileChanges: FileChanges
   readonly #fileLocks: FileLocks
   readonly #openFiles: OpenFiles
+  readonly #handles: Handles
   readonly #directories: Directories
   readonly #statistics: Statistics
   readonly #room: RoomWatch
@@ -136,6 +137,7 @@ export class ClientFileSystem implements FileSystem {
     const { leases, inodes } = core
     const budget = new ByteBudget(limits.dirtyBytesMax)
     const handles = new Handles()
+    this.#handles = handles
     const cache = new ChunkCache(
       (chunkId, chunkOffset, length, signal) =>
         core.data.reader.read({
@@ -499,6 +501,7 @@ export class ClientFileSystem implements FileSystem {
       inodes.forgetIdle(inode)
     }
     const lockedInos = this.#fileLocks.held.lost()
+    this.#handles.loseLocks(new Set(lockedInos))
     if (lostInos.length > 0 || lockedInos.length > 0) {
       log.error('written data and locks were lost with the session', {
         lostInodes: lostInos.map(Number),

@@ -12,6 +12,7 @@ import type { ClientCore } from './client-core.ts'
 import type { FileReader } from './file-reader.ts'
 import type { Context, Handle, WriteOptions } from './file-system.ts'
 import type { Flusher } from './flusher.ts'
+import { checkLocks } from './handles.ts'
 import type { FileHandle, Handles } from './handles.ts'
 import type { Inode } from './inode.ts'
 import { setattrRequest } from './inode-operations.ts'
@@ -51,12 +52,15 @@ export class FileIo {
 
   read(context: Context, handle: Handle, offset: bigint, length: number): Promise<Buffer> {
     return this.#core.run(context, async (signal) => {
-      const { inode, flags, readAhead } = this.#handles.file(handle)
+      const file = this.#handles.file(handle)
+      const { inode, flags, readAhead } = file
       inode.users++
       try {
         if (!inode.lock.tryShared()) await inode.lock.shared(signal)
         try {
-          return await this.#fileReader.read(inode, { offset, length }, readAhead, signal)
+          const data = await this.#fileReader.read(inode, { offset, length }, readAhead, signal)
+          checkLocks(file)
+          return data
         } finally {
           inode.lock.releaseShared()
           if ((flags & openFlag.NOATIME) === 0) this.#core.wasRead(inode.ino)
@@ -125,13 +129,13 @@ export class FileIo {
 
   /** The same as `#write` where nothing has to be waited for and nothing is special. False: nothing was done. */
   #writeNow(
-    { inode, flags, errors }: FileHandle,
+    { inode, flags, errors, locksLost }: FileHandle,
     offset: bigint,
     data: Buffer,
     { killPrivileges, append, sync }: WriteOptions,
   ): boolean {
     if ((flags & openFlag.ACCMODE) === openFlag.RDONLY || sync === true || !this.#core.caching.writeBehind) return false
-    if (data.length === 0 || inode.stale || inode.errors.isNews(errors)) return false
+    if (data.length === 0 || inode.stale || locksLost || inode.errors.isNews(errors)) return false
     if (!this.#core.leases.usable(inode.ino, 'write') || inode.attributes === undefined) return false
     if (inode.attributes.flags !== 0) return false
     if (killPrivileges && (inode.attributes.mode & (S_ISUID | S_ISGID)) !== 0) return false
@@ -147,11 +151,12 @@ export class FileIo {
   }
 
   async #write(
-    { inode, flags }: FileHandle,
+    file: FileHandle,
     offset: bigint,
     data: Buffer,
     { context, signal, killPrivileges, append }: WriteOptions & { context: Context; signal: AbortSignal },
   ): Promise<void> {
+    const { inode, flags } = file
     if ((flags & openFlag.ACCMODE) === openFlag.RDONLY) throw new PosixError('EBADF')
     if (!this.#budget.tryTake(data.length)) {
       this.#flusher.relieve()
@@ -170,6 +175,7 @@ export class FileIo {
           }
           if (!this.#core.session.isConfirmed() || pin.lost)
             throw new PosixError('EIO', 'the session was lost during a write')
+          checkLocks(file)
           taken -= this.#put(inode, append === true ? inode.size : offset, data)
         } finally {
           pin.release()

@@ -1,5 +1,6 @@
 /** The open files and directories of this client, by their handles. Handles are never used again. */
 import { PosixError } from '../domain/errors.ts'
+import type { Ino } from '../domain/ids.ts'
 import type { DirectoryListing } from './directory-listing.ts'
 import type { Handle } from './file-system.ts'
 import type { Inode } from './inode.ts'
@@ -14,6 +15,8 @@ export interface FileHandle {
   flags: number
   errors: ErrorCursor
   readAhead: ReadAhead
+  /** The file was locked when the session ended: others may have changed it since, under locks of their own. */
+  locksLost: boolean
 }
 
 export interface DirectoryHandle {
@@ -36,6 +39,7 @@ export class Handles {
       flags,
       errors: inode.errors.cursor(),
       readAhead: new ReadAhead(),
+      locksLost: false,
     }
     inode.handles++
     this.#handles.set(handle.id, handle)
@@ -53,11 +57,19 @@ export class Handles {
     return file?.kind === 'file' ? file : undefined
   }
 
-  /** EBADF; ESTALE when the file was lost with a session. */
+  /** Whoever works on these files in the belief that they are locked is told: nothing but closing is possible any more. */
+  loseLocks(inos: ReadonlySet<Ino>): void {
+    for (const handle of this.#handles.values()) {
+      if (handle.kind === 'file' && inos.has(handle.inode.ino)) handle.locksLost = true
+    }
+  }
+
+  /** EBADF; ESTALE when the file was lost with a session, EIO when locks of it were. */
   file(id: Handle): FileHandle {
     const file = this.#handles.get(id)
     if (file?.kind !== 'file') throw new PosixError('EBADF')
     if (file.inode.stale) throw new PosixError('ESTALE', 'the file was removed while the master was away')
+    checkLocks(file)
     return file
   }
 
@@ -87,4 +99,9 @@ export class Handles {
     this.#handles.delete(id)
     return directory
   }
+}
+
+/** Also after whatever was waited for. EIO. */
+export const checkLocks = ({ locksLost }: FileHandle): void => {
+  if (locksLost) throw new PosixError('EIO', 'the locks of the file were lost with the session; open it again')
 }

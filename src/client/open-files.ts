@@ -142,8 +142,9 @@ export class OpenFiles {
     }
     // A process that was killed closes its files, too, and its locks must be gone when it is: an interrupt is no reason to keep them.
     return this.#core.run(undefined, async (signal) => {
-      const { inode, errors } = this.#handles.file(handle)
+      const { inode, errors } = this.#handles.find(handle) ?? this.#handles.file(handle)
       await this.#fileLocks.drop(inode.ino, lockOwner, 'posix', signal)
+      this.#handles.file(handle)
       // What comes after a close(2) comes after the data, too; in a small file without waiting for anybody.
       if (inode.buffered) await orAborted(this.#flusher.close(inode), signal)
       inode.errors.check(errors)
@@ -151,8 +152,9 @@ export class OpenFiles {
   }
 
   /** Closing it is nothing that could have to wait for the master. */
-  #isPlain({ inode, errors }: FileHandle, lockOwner: bigint): boolean {
-    if (inode.stale || inode.errors.isNews(errors) || (inode.buffered && this.#flusher.waitsAtClose)) return false
+  #isPlain({ inode, errors, locksLost }: FileHandle, lockOwner: bigint): boolean {
+    if (inode.stale || locksLost || inode.errors.isNews(errors) || (inode.buffered && this.#flusher.waitsAtClose))
+      return false
     if (this.#fileLocks.held.holds(inode.ino, lockOwner, 'posix')) return false
     if (inode.dirty.empty) return true
     return inode.planned.kind !== 'unknown' || inode.inline !== undefined || inode.attributes?.size === 0n
