@@ -1,9 +1,10 @@
-import { execFile, fork } from 'node:child_process'
+import { execFile, fork, spawn } from 'node:child_process'
 import { cp, mkdir, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
+import type { PosixError } from '../../src/domain/errors.ts'
 import type { KvChange } from '../../src/platform/kv-engine.ts'
 import { openRocksDb } from '../../src/platform/rocksdb-engine.ts'
 import { memoryKv, type MemoryKv } from '../lib/memory-kv.ts'
@@ -205,11 +206,23 @@ await t.test('RocksDB: after a write that failed nothing is written until it is 
   const engine = await openRocksDb(data)
   await engine.write([put('before', '1')], { sync: true })
   const ballast = join(path, 'ballast')
-  // Behind the engine's back: between two looks at the free space.
-  await run('sh', ['-c', `head -c 200M /dev/zero > ${ballast} || true`])
-  const large = 'x'.repeat(1_000_000)
-  await t.rejects(engine.write([put('during', large)], { sync: true }), { name: 'PosixError', code: 'EIO' })
-  await rm(ballast)
+  // Behind the engine's back: between its look at the free space and the write. Sooner or later one is hit.
+  const fill = `const fs = require('fs'), block = Buffer.alloc(1e6), file = fs.openSync(${JSON.stringify(ballast)}, 'w')
+    for (;;) try { fs.writeSync(file, block) } catch { fs.ftruncateSync(file); fs.writeSync(file, block, 0, 1, 0) }`
+  const filler = spawn(process.execPath, ['-e', fill], { stdio: 'ignore' })
+  const filled = new Promise((resolve) => filler.once('close', resolve))
+  const large = 'x'.repeat(10_000_000)
+  let code = 'none'
+  for (let tries = 0; tries < 1000 && code !== 'EIO'; tries++) {
+    code = await engine.write([put('during', large)], { sync: true }).then(
+      () => 'none',
+      (cause: PosixError) => cause.code,
+    )
+  }
+  filler.kill('SIGKILL')
+  await filled
+  await rm(ballast, { force: true })
+  t.equal(code, 'EIO', 'a write failed')
   await t.rejects(engine.write([put('after', '1')], { sync: true }), { name: 'PosixError', code: 'EIO' })
   t.equal(String(await engine.get(Buffer.from('before'))), '1', 'reading goes on')
   await engine.close()
