@@ -5,9 +5,9 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
-import { PosixError } from '../../../src/domain/errors.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
 import type { FileSystem } from '../../../src/client/file-system.ts'
+import { code } from '../../lib/answers.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 import type { InProcessCluster } from '../../lib/in-process-cluster.ts'
 import { KernelModel } from '../../lib/kernel-model.ts'
@@ -16,15 +16,6 @@ import { seededRandom } from '../../lib/seeded-random.ts'
 const O_RDWR = 2
 const S_IFREG = 0o100000
 const name = (text: string): Buffer => Buffer.from(text)
-
-const code = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise
-    return 'none'
-  } catch (caught) {
-    return caught instanceof PosixError ? caught.code : String(caught)
-  }
-}
 
 interface Node {
   mode: number

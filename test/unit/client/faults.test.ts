@@ -1,9 +1,9 @@
 /** What clients promise when messages are lost, sessions end, parts are cut off and several clients work on one file. */
 import t from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
-import { PosixError } from '../../../src/domain/errors.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
 import type { FileSystem, Handle } from '../../../src/client/file-system.ts'
+import { code } from '../../lib/answers.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 import { seededRandom } from '../../lib/seeded-random.ts'
 
@@ -19,15 +19,6 @@ const create = async (fs: FileSystem, file: string): Promise<{ handle: Handle; i
 const openByName = async (fs: FileSystem, file: string): Promise<Handle> => {
   const { attributes } = await fs.lookup(caller(), fs.root, name(file))
   return (await fs.open(caller(), attributes.ino, O_RDWR)).handle
-}
-
-const code = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise
-    return 'none'
-  } catch (caught) {
-    return caught instanceof PosixError ? caught.code : String(caught)
-  }
 }
 
 t.test('lost replies: each change happens once', async (t) => {

@@ -1,8 +1,8 @@
 /** The file system as a whole: real master, chunk servers and clients in one process. */
 import t from 'tap'
 import type { Test } from 'tap'
-import { PosixError } from '../../../src/domain/errors.ts'
 import type { FileSystem, Handle } from '../../../src/client/file-system.ts'
+import { code } from '../../lib/answers.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 
 const O_RDWR = 2
@@ -36,15 +36,6 @@ const pattern = (length: number, seed = 1): Buffer => {
   const data = Buffer.alloc(length)
   for (let i = 0; i + 4 <= length; i += 4) data.writeUInt32LE((i * 2654435761 + seed * 40503) >>> 0, i)
   return data
-}
-
-const code = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise
-    return 'none'
-  } catch (caught) {
-    return caught instanceof PosixError ? caught.code : String(caught)
-  }
 }
 
 const same = (t: Test, found: Buffer, wanted: Buffer, message: string): void => {

@@ -4,9 +4,9 @@
  */
 import t from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
-import { PosixError } from '../../../src/domain/errors.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
 import type { FileSystem } from '../../../src/client/file-system.ts'
+import { code, list } from '../../lib/answers.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 
 const O_WRONLY = 1
@@ -14,15 +14,6 @@ const O_RDWR = 2
 const immutable = 0x10
 const noKill = { killPrivileges: false }
 const name = (text: string): Buffer => Buffer.from(text)
-
-const code = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise
-    return 'none'
-  } catch (caught) {
-    return caught instanceof PosixError ? caught.code : String(caught)
-  }
-}
 
 const makeDirectory = async (fs: FileSystem, text: string): Promise<Ino> =>
   (await fs.mkdir(caller(), fs.root, name(text), 0o755)).attributes.ino
@@ -45,22 +36,6 @@ const remove = async (fs: FileSystem, directory: Ino, text: string): Promise<voi
   const { attributes } = await fs.lookup(caller(), directory, name(text))
   await fs.unlink(caller(), directory, name(text))
   fs.forget(attributes.ino, 1n)
-}
-
-const list = async (fs: FileSystem, directory: Ino): Promise<string[]> => {
-  const { handle } = await fs.opendir(caller(), directory)
-  const names: string[] = []
-  for (let cookie = 0n; ;) {
-    const before = names.length
-    await fs.readdir(caller(), handle, cookie, { plus: false }, (entry) => {
-      cookie = entry.cookie
-      names.push(entry.name.toString())
-      return true
-    })
-    if (names.length === before) break
-  }
-  await fs.releasedir(handle)
-  return names.filter((text) => text !== '.' && text !== '..')
 }
 
 t.test('hundreds are removed without the master, though their maker holds leases on all of them', async (t) => {

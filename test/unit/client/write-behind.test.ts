@@ -6,9 +6,9 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
-import { PosixError } from '../../../src/domain/errors.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
 import type { Attributes, Context, FileSystem, Handle } from '../../../src/client/file-system.ts'
+import { code, list } from '../../lib/answers.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 import { seededRandom } from '../../lib/seeded-random.ts'
 
@@ -18,15 +18,6 @@ const O_TRUNC = 0o1000
 const S_IFREG = 0o100000
 const noKill = { killPrivileges: false }
 const name = (text: string): Buffer => Buffer.from(text)
-
-const code = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise
-    return 'none'
-  } catch (caught) {
-    return caught instanceof PosixError ? caught.code : String(caught)
-  }
-}
 
 /** A new directory in which this client works on its own from now on. */
 const ownDirectory = async (t: Test, fs: FileSystem, text = 'own'): Promise<Ino> => {
@@ -53,22 +44,6 @@ const readFile = async (fs: FileSystem, directory: Ino, text: string): Promise<s
   const data = await fs.read(caller(), handle, 0n, 100_000)
   await fs.release(handle)
   return data.toString()
-}
-
-const list = async (fs: FileSystem, directory: Ino): Promise<string[]> => {
-  const { handle } = await fs.opendir(caller(), directory)
-  const names: string[] = []
-  for (let cookie = 0n; ;) {
-    const before = names.length
-    await fs.readdir(caller(), handle, cookie, { plus: false }, (entry) => {
-      cookie = entry.cookie
-      names.push(entry.name.toString())
-      return true
-    })
-    if (names.length === before) break
-  }
-  await fs.releasedir(handle)
-  return names.filter((text) => text !== '.' && text !== '..')
 }
 
 t.test('nobody is needed for it, and it is there afterwards', async (t) => {
