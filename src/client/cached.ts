@@ -2,9 +2,9 @@
  * What is cached of one inode under its lease. It lives in the record of the lease and goes with it, so it can never outlive it; it may be
  * used only while the lease is usable (see leases.ts). There may be very many of these, so they are small.
  */
-import type { Ino } from '../domain/ids.ts'
 import { compareTimespec } from '../domain/time.ts'
 import type { Timespec } from '../domain/time.ts'
+import type { DirectoryNames } from './directory-names.ts'
 import type { Attributes } from './file-system.ts'
 
 export type KnownAttributes = Attributes & { hasXattrs: boolean }
@@ -14,10 +14,8 @@ export class Cached {
   attributes: KnownAttributes | undefined
   /** The greatest change number seen: older replies tell nothing new. */
   changeSeen = 0n
-  /** Of a directory: the inodes that names lead to, 0 where there is no such name. Names as bytes in latin1. */
-  names: Map<string, Ino> | undefined
-  /** Of a directory: what is not in `names` does not exist. */
-  namesComplete = false
+  /** Of a directory. */
+  names: DirectoryNames | undefined
   /** Of a symlink. */
   target: Buffer | undefined
   /** The pages of the file that the front end has were read under this lease. */
@@ -29,12 +27,6 @@ export class Cached {
   /** Until when the front end believes the attributes that it was told last, and the names of the directory. */
   attributesToldMs = 0
   namesToldMs = 0
-
-  /** A directory that nobody has put anything into yet. */
-  beginEmpty(): void {
-    this.names = new Map()
-    this.namesComplete = true
-  }
 
   /** Takes note of attributes that are right under the lease, unless newer ones are known. Gives the newest. */
   learn(attributes: KnownAttributes): KnownAttributes {

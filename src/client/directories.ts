@@ -5,7 +5,6 @@
  * given under an earlier one cannot get in among what is read under a later one.
  */
 import { PosixError } from '../domain/errors.ts'
-import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
 import type { ReaddirRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { Cached } from './cached.ts'
@@ -31,7 +30,7 @@ export const fetchEntries = async (
     )
     if (!watch.spoiled && leases.current(request.ino, reply.lease)) {
       const cached = leases.cached(request.ino)!
-      for (const entry of reply.entries) names.set(request.ino, cached, entry.name, asIno(entry.ino))
+      names.listed(request.ino, cached, request, reply)
     }
     return { reply, attributes }
   } finally {
@@ -102,6 +101,7 @@ export class Directories {
   }
 
   readonly #source: ListingSource = {
+    names: (directory) => this.#core.leases.usableCached(directory)?.names,
     known: (ino) => this.#core.known(ino),
     fetch: (request) => fetchEntries(this.#core, request),
   }

@@ -1,5 +1,8 @@
 /**
- * Reads one open directory in pages from the master. The kernel asks for less at a time than a page has, so the rest of a page is kept
+ * Reads one open directory. What is known of its names under its lease is told from here, as far as it goes (see directory-names.ts); the
+ * rest comes in pages from the master. Both have the same cookies, so a listing can change over at any entry.
+ *
+ * The kernel asks for less at a time than a page has, so the rest of a page is kept
  * for its next request. What a page brings under leases is noted when it arrives; of an entry of a kept page those attributes are told
  * that are known at that moment, because the page's own may be old by then.
  *
@@ -11,6 +14,7 @@ import { asIno } from '../domain/ids.ts'
 import { S_IFDIR } from '../domain/mode.ts'
 import type { DirectoryEntry as WireEntry, ReaddirReply } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { KnownAttributes } from './cached.ts'
+import type { DirectoryNames } from './directory-names.ts'
 
 export const pageEntries = 512
 const dot = Buffer.from('.')
@@ -33,6 +37,8 @@ export interface Fetched {
 export interface ListingSource {
   /** Asks the master, and takes note of what came with leases. */
   fetch(request: { ino: Ino; cookie: bigint; entriesMax: number; plus: boolean }): Promise<Fetched>
+  /** What is known of a directory's names at this moment. */
+  names(directory: Ino): DirectoryNames | undefined
   /** Attributes that can be told without asking. */
   known(ino: Ino): KnownAttributes | undefined
 }
@@ -64,6 +70,7 @@ export class DirectoryListing {
 
   /** Entries after the cookie until `accept` says false, or with `plus` a page ends; none only at the end of the directory. */
   async list(cookie: bigint, options: { plus: boolean }, accept: (entry: Listed) => boolean): Promise<void> {
+    if (this.#listKnown(cookie, options, accept)) return
     let after = cookie > 2n ? cookie : 0n
     let fetched = await this.#pageAfter(after, options.plus, cookie === 0n)
     if (cookie < 1n && !accept({ name: dot, ino: this.ino, type: S_IFDIR, cookie: 1n })) return
@@ -80,6 +87,33 @@ export class DirectoryListing {
       if (options.plus || fetched.page.end) return
       fetched = await this.#pageAfter(after, false, true)
     }
+  }
+
+  /** False: nothing was told, and the master has to be asked. */
+  #listKnown(cookie: bigint, options: { plus: boolean }, accept: (entry: Listed) => boolean): boolean {
+    const names = this.#source.names(this.ino)
+    const parent = this.ino === this.#root ? this.#root : names?.parent
+    const entries = names?.after(cookie)
+    if (entries === undefined) return false
+    let told = 0
+    if (cookie < 2n) {
+      if (parent === undefined) return false
+      if (cookie < 1n && !accept({ name: dot, ino: this.ino, type: S_IFDIR, cookie: 1n })) return true
+      if (!accept({ name: dotDot, ino: parent, type: S_IFDIR, cookie: 2n })) return true
+      told++
+    }
+    for (const { key, ino, type, cookie } of entries) {
+      const listed: Listed = { name: Buffer.from(key, 'latin1'), ino, type, cookie }
+      if (options.plus) {
+        const attributes = this.#source.known(ino)
+        // A page of the master brings it, and that of many others.
+        if (attributes === undefined) return told > 0
+        listed.attributes = attributes
+      }
+      if (!accept(listed)) return true
+      told++
+    }
+    return true
   }
 
   /** With at least one entry after the cookie, unless that is the end. */

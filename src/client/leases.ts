@@ -78,6 +78,8 @@ class Held {
   grantedMs = -Infinity
   /** Grows with each use. */
   uses = 0
+  /** Used since it was looked at as one of the oldest. */
+  used = false
   /** A recall that waits for the end of the hold. */
   postponed: Floor | undefined
   /** What it is being reduced to. */
@@ -106,6 +108,7 @@ class Held {
     if (mode === 'read') this.readPins++
     else this.writePins++
     this.uses++
+    this.used = true
     let released = false
     const isLost = (): boolean => this.lost
     return {
@@ -157,7 +160,7 @@ export class Leases {
   readonly #leasesMax: number
   readonly #keeps: boolean
   readonly #holdMs: number
-  /** Least recently used first. */
+  /** Oldest first; those that were used since are passed over once (a clock: to note a use costs nothing). */
   #held = new Map<Ino, Held>()
   readonly #wishes = new Map<Ino, Set<Wish>>()
   /** Newest grant that was returned, by inode; in the order of the returns. */
@@ -202,13 +205,12 @@ export class Leases {
     return this.usable(ino, 'read') ? this.#held.get(ino)!.cached : undefined
   }
 
-  /** Marks a lease as the one used last. */
+  /** Takes note of a use. */
   touch(ino: Ino): void {
     const held = this.#held.get(ino)
     if (held === undefined) return
     held.uses++
-    this.#held.delete(ino)
-    this.#held.set(ino, held)
+    held.used = true
   }
 
   /** What is cached under a lease of this mode may be used right now, within this turn of the event loop. */
@@ -226,11 +228,7 @@ export class Leases {
 
   /** A pin when the lease can be used at once. */
   tryPin(ino: Ino, mode: HeldMode): Pin | undefined {
-    if (!this.usable(ino, mode)) return undefined
-    const held = this.#held.get(ino)!
-    this.#held.delete(ino)
-    this.#held.set(ino, held)
-    return held.pin(mode)
+    return this.usable(ino, mode) ? this.#held.get(ino)!.pin(mode) : undefined
   }
 
   /**
@@ -291,13 +289,15 @@ export class Leases {
     const floor = this.#floors.get(ino)
     if (mode === 'none' || (floor !== undefined && lease.grant <= floor.grant && rank[mode] > rank[floor.mode])) return
     let held = this.#held.get(ino)
-    if (held === undefined) held = new Held(ino, mode, lease.grant, this.#idle)
-    else if (lease.grant > held.grant) {
-      held.mode = mode
-      held.grant = lease.grant
+    if (held === undefined) {
+      held = new Held(ino, mode, lease.grant, this.#idle)
+      this.#held.set(ino, held)
     } else if (lease.grant < held.grant) return
-    this.#held.delete(ino)
-    this.#held.set(ino, held)
+    else {
+      held.mode = lease.grant > held.grant ? mode : held.mode
+      held.grant = lease.grant
+      held.used = true
+    }
     if (held.returning === undefined) {
       for (const wish of this.#wishes.get(ino) ?? []) {
         if (!covers(held, wish.mode) || wish.pin !== undefined) continue
@@ -449,8 +449,17 @@ export class Leases {
   #giveBackOldest(): void {
     let surplus = this.#held.size - this.#leasesMax
     if (surplus <= 0) return
+    // At most once round: what is passed over goes to the end, and would come again.
+    let left = this.#held.size
     for (const held of this.#held.values()) {
-      if (surplus-- <= 0) return
+      if (surplus <= 0 || left-- <= 0) return
+      if (held.used && held.returning === undefined) {
+        held.used = false
+        this.#held.delete(held.ino)
+        this.#held.set(held.ino, held)
+        continue
+      }
+      surplus--
       if (held.returning === undefined) this.#recall(held, { grant: held.grant, mode: 'none' })
     }
   }

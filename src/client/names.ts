@@ -14,10 +14,9 @@
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
 import { nameBytesMax } from '../domain/limits.ts'
+import type { ReaddirReply, ReaddirRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { Cached } from './cached.ts'
-
-/** In place of an inode: there is no such name. */
-export const noSuchName = asIno(0n)
+import { DirectoryNames, noSuchName } from './directory-names.ts'
 
 export interface Place {
   parent: Ino
@@ -56,6 +55,8 @@ export class Names {
   readonly #namesMax: number
   /** Directories with names, least recently used first. */
   readonly #known = new Map<Ino, Cached>()
+  /** The last of `#known`. */
+  #newest: Cached | undefined
   #count = 0
   /** Directories that somebody asks for or changes at the moment. */
   readonly #activities = new Map<Ino, Activity>()
@@ -74,45 +75,66 @@ export class Names {
    */
   get(cached: Cached, name: Buffer): Ino | undefined {
     const known = cached.names?.get(keyOf(name))
-    if (known !== undefined || !cached.namesComplete) return known
-    return isDots(name) || name.length > nameBytesMax ? undefined : noSuchName
+    return known === noSuchName && (isDots(name) || name.length > nameBytesMax) ? undefined : known
+  }
+
+  /** A directory that nobody has put anything into yet. */
+  beginEmpty(cached: Cached, parent: Ino): void {
+    cached.names = DirectoryNames.ofEmpty(parent)
   }
 
   /** What a reply said. The caller has seen that it is right under the present lease. */
   set(directory: Ino, cached: Cached, name: Buffer, ino: Ino): void {
-    cached.names ??= new Map()
-    const before = cached.names.size
-    cached.names.set(keyOf(name), ino)
-    this.#count += cached.names.size - before
-    this.#known.delete(directory)
-    this.#known.set(directory, cached)
-    this.#trim()
+    this.#change(directory, cached, (names) => names.learn(keyOf(name), ino))
+  }
+
+  /** This client has made the name, or put something else in its place, in a directory that it alone may change. */
+  put(directory: Ino, cached: Cached, name: Buffer, target: { ino: Ino; type: number }): void {
+    this.#change(directory, cached, (names) => names.put(keyOf(name), target.ino, target.type))
+  }
+
+  /** A page of a listing. The caller has seen that it is right under the present lease. */
+  listed(directory: Ino, cached: Cached, request: ReaddirRequest, reply: ReaddirReply): void {
+    const page = {
+      after: request.removeFrom === undefined ? request.cookie : undefined,
+      entries: reply.entries.map(({ name, ino, type, cookie }) => ({
+        key: keyOf(name),
+        ino: asIno(ino),
+        type,
+        cookie,
+      })),
+      end: reply.end,
+      parent: asIno(reply.parent),
+      nextCookie: reply.nextCookie,
+    }
+    this.#change(directory, cached, (names) => names.listed(page))
   }
 
   /** It is not known any more what the name leads to. */
   remove(cached: Cached | undefined, name: Buffer): void {
-    if (cached === undefined) return
-    if (cached.names?.delete(keyOf(name)) === true) this.#count--
-    cached.namesComplete = false
+    const names = cached?.names
+    if (names === undefined) return
+    const before = names.size
+    names.unknown(keyOf(name))
+    this.#count += names.size - before
   }
 
   /** There is no such name any more. The caller has seen that this is right under the present lease. */
   vanished(directory: Ino, cached: Cached, name: Buffer): void {
-    if (!cached.namesComplete) this.set(directory, cached, name, noSuchName)
-    else if (cached.names?.delete(keyOf(name)) === true) this.#count--
+    this.#change(directory, cached, (names) => names.vanished(keyOf(name)))
   }
 
   /** After a change whose outcome is known: what was complete before it, is. */
   completeAgain(cached: Cached | undefined, before: ReadonlySet<Cached['names']>): void {
-    if (cached?.names !== undefined && before.has(cached.names)) cached.namesComplete = true
+    if (cached?.names !== undefined && before.has(cached.names)) cached.names.completeAgain()
   }
 
   /** The lease on the directory is gone. */
   gone(directory: Ino, cached: Cached): void {
     this.#count -= cached.names?.size ?? 0
     cached.names = undefined
-    cached.namesComplete = false
     if (this.#known.get(directory) === cached) this.#known.delete(directory)
+    if (this.#newest === cached) this.#newest = undefined
   }
 
   /** Before names of a directory are asked for. */
@@ -167,6 +189,19 @@ export class Names {
   #tidy(directory: Ino): void {
     const activity = this.#activities.get(directory)
     if (activity?.changes === 0 && activity.watches.size === 0) this.#activities.delete(directory)
+  }
+
+  #change(directory: Ino, cached: Cached, change: (names: DirectoryNames) => void): void {
+    cached.names ??= new DirectoryNames()
+    const before = cached.names.size
+    change(cached.names)
+    this.#count += cached.names.size - before
+    if (this.#newest !== cached) {
+      this.#newest = cached
+      this.#known.delete(directory)
+      this.#known.set(directory, cached)
+    }
+    this.#trim()
   }
 
   #trim(): void {

@@ -12,9 +12,10 @@ import { LeaseMode } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { AttributesAndLease, Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ClientCore } from './client-core.ts'
 import type { KnownAttributes } from './cached.ts'
+import { noSuchName } from './directory-names.ts'
 import { NoSuchName } from './file-system.ts'
 import type { Context, Entry } from './file-system.ts'
-import { isDots, noSuchName } from './names.ts'
+import { isDots } from './names.ts'
 import type { Place, Watch } from './names.ts'
 import { callerOf } from './requests.ts'
 import type { Operation, Result } from './requests.ts'
@@ -131,10 +132,14 @@ export class Namespace {
         // Both names of one inode: nothing has happened.
         if (moved === undefined) return
         frontEnd.moved(source.parent, target.parent)
+        this.#movedAway(asIno(moved))
         if (flags === exchange) {
           frontEnd.moved(target.parent, source.parent)
           const other = result.value.inodes[directories + 1]?.attributes?.ino
-          if (other !== undefined) nameIs(source, asIno(other))
+          if (other !== undefined) {
+            this.#movedAway(asIno(other))
+            nameIs(source, asIno(other))
+          }
         } else nameIs(source, noSuchName)
         nameIs(target, asIno(moved))
       })
@@ -160,7 +165,8 @@ export class Namespace {
       const cached = this.#core.leases.cached(attributes.ino)
       void frontEnd.forgetAttributes(attributes.ino, cached)
       const isNew = operation.$case === 'mkdir' && cached?.changeSeen === 1n && cached.names === undefined
-      if (isNew && this.#core.leases.current(attributes.ino, result.value.lease)) cached.beginEmpty()
+      if (isNew && this.#core.leases.current(attributes.ino, result.value.lease))
+        this.#core.names.beginEmpty(cached, place.parent)
       made = { attributes, entryMs: nameIs(place, attributes.ino) ? frontEnd.namesMs(place.parent) : 0 }
     }
     await this.#change([place], inos, operation, 'entry', signal, learn, late)
@@ -209,6 +215,12 @@ export class Namespace {
       )
       this.#core.removals.removed(place.parent)
     })
+  }
+
+  /** A directory has perhaps another parent now. */
+  #movedAway(ino: Ino): void {
+    const names = this.#core.leases.cached(ino)?.names
+    if (names !== undefined) names.parent = undefined
   }
 
   /** What a name leads to, as far as it is known here. */
@@ -264,7 +276,7 @@ export class Namespace {
     const complete = new Set(
       places
         .map(({ parent }) => leases.cached(parent))
-        .map((known) => (known?.namesComplete ? known.names : undefined)),
+        .map((known) => (known?.names?.isComplete === true ? known.names : undefined)),
     )
     const forget = (): void => {
       for (const { parent, name } of places) names.remove(leases.cached(parent), name)

@@ -25,11 +25,12 @@ import type {
 } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { Cached, KnownAttributes } from './cached.ts'
 import type { ClientCore } from './client-core.ts'
+import { noSuchName } from './directory-names.ts'
 import type { Context } from './file-system.ts'
 import type { Inode } from './inode.ts'
 import type { JournalEntry } from './journal.ts'
 import type { Made } from './namespace.ts'
-import { isDots, noSuchName } from './names.ts'
+import { isDots } from './names.ts'
 import type { Place } from './names.ts'
 import { callerOf } from './requests.ts'
 
@@ -105,7 +106,7 @@ export class WriteBehind {
     }
     const cached = leases.adopt(ino)
     cached.learn(attributes)
-    if (what.kind === 'mkdir') cached.beginEmpty()
+    if (what.kind === 'mkdir') names.beginEmpty(cached, parent)
     const target = what.kind === 'symlink' ? Buffer.from(what.target) : undefined
     cached.target = target
     this.#changed(directory, { mtime: time, ctime: time }, { steps: 1n, subdirectories: what.kind === 'mkdir' ? 1 : 0 })
@@ -118,7 +119,7 @@ export class WriteBehind {
     const entry = this.#add(time, op, [directory, { ino, cached, attributes }], {
       bytes: name.length + (target?.length ?? 0),
     })
-    names.set(parent, directory.cached, name, ino)
+    names.put(parent, directory.cached, name, { ino, type: fileType(attributes.mode) })
     return { made: { attributes: cached.attributes!, entryMs: frontEnd.namesMs(parent) }, entry }
   }
 
@@ -131,7 +132,7 @@ export class WriteBehind {
     if (target === undefined) return false
     const isSubdirectory = isDirectory(target.attributes.mode)
     if (isSubdirectory !== (kind === 'rmdir')) return false
-    if (isSubdirectory && !hasNoNames(target.cached)) return false
+    if (isSubdirectory && target.cached.names?.isEmpty !== true) return false
     const time = this.#now(directory, target)
     const name = Buffer.from(place.name)
     this.#changed(directory, { mtime: time, ctime: time }, { steps: 1n, subdirectories: isSubdirectory ? -1 : 0 })
@@ -187,7 +188,8 @@ export class WriteBehind {
       bytes: name.length + newName.length,
     })
     this.#core.names.vanished(source.parent, from.cached, name)
-    this.#core.names.set(target.parent, to.cached, newName, movedIno)
+    const type = fileType(moved.attributes.mode)
+    this.#core.names.put(target.parent, to.cached, newName, { ino: movedIno, type })
     this.#core.frontEnd.moved(source.parent, target.parent)
     return true
   }
@@ -206,7 +208,7 @@ export class WriteBehind {
     this.#changed(directory, { mtime: time, ctime: time }, { steps: 1n, subdirectories: 0 })
     const value = { ino, parent: place.parent, name }
     this.#add(time, { $case: 'link', value }, [directory, target], { bytes: name.length })
-    names.set(place.parent, directory.cached, name, ino)
+    names.put(place.parent, directory.cached, name, { ino, type: fileType(target.attributes.mode) })
     return { attributes: target.cached.attributes!, entryMs: frontEnd.namesMs(place.parent) }
   }
 
@@ -420,12 +422,6 @@ const entryOf = (
   bytes: entryBytes + (bytes ?? 0),
   isSent: false,
 })
-
-const hasNoNames = ({ names, namesComplete }: Cached): boolean => {
-  if (!namesComplete) return false
-  for (const ino of names?.values() ?? []) if (ino !== noSuchName) return false
-  return true
-}
 
 const modeOf = (what: New, umask: number): number => {
   if (what.kind === 'symlink') return S_IFLNK | 0o777

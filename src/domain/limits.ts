@@ -17,3 +17,6 @@ export const linksMax = 65_000
 export const xattrValueBytesMax = 65_536
 /** 8 EiB - 1, the largest offset of off_t. */
 export const fileBytesMax = (1n << 63n) - 1n
+
+/** Places in a listing: 0, 1 and 2 are the start, "." and "..", and the first name of a directory gets this one. */
+export const cookieFirst = 3n

@@ -8,13 +8,12 @@
 import { checkExtents, allocatedBytes } from '../domain/extents.ts'
 import type { ChunkId, Ino, SessionId } from '../domain/ids.ts'
 import { rootIno } from '../domain/ids.ts'
-import { blockBytes } from '../domain/limits.ts'
+import { blockBytes, cookieFirst } from '../domain/limits.ts'
 import { fileType, isDirectory, isRegular, isSymlink } from '../domain/mode.ts'
 import type { Fix } from '../protocol/gen/shoal/v1/admin.pb.ts'
 import {
   allTables,
   chunks as chunkTable,
-  cookieFirst,
   counters as counterTable,
   dentries as dentryTable,
   formats,

@@ -229,9 +229,6 @@ export const inodes: Table<Ino, Inode> = {
 
 // --- directories ----------------------------------------------------------------------------------------------------
 
-/** 0, 1 and 2 stand for the start, "." and "..". */
-export const cookieFirst = 3n
-
 export interface DentryKey {
   parent: Ino
   name: Buffer

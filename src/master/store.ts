@@ -16,13 +16,14 @@
  */
 import { PosixError, UnavailableError, UsageError, invariant } from '../domain/errors.ts'
 import { rootIno } from '../domain/ids.ts'
+import { cookieFirst } from '../domain/limits.ts'
 import { S_IFDIR } from '../domain/mode.ts'
 import type { Timespec } from '../domain/time.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { KvChange, KvEngine } from '../platform/kv-engine.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
-import { cookieFirst, counters, formatNumber, formats, inodes } from './keys.ts'
+import { counters, formatNumber, formats, inodes } from './keys.ts'
 import type { Bounds, Table } from './keys.ts'
 import { ResultIndex } from './ops/results.ts'
 

@@ -33,7 +33,7 @@ export const readdir: Operation<ReaddirRequest> = (tx, request, context) => {
   if (request.removeFrom !== undefined) return entriesToRemove(tx, ino, request.removeFrom, entriesMax, context)
   if (inode.entries === 0 || request.cookie >= cookieMax) {
     const lease = context.leases.offer(context.session, ino)
-    return { $case: 'readdir', value: { entries: [], end: true, parent: inode.parent, lease } }
+    return { $case: 'readdir', value: { entries: [], end: true, parent: inode.parent, lease, nextCookie: inode.nextCookie } }
   }
   const found = tx.range(listings, listingBounds(ino, request.cookie), entriesMax + 1)
   const page = found.slice(0, entriesMax)
@@ -56,7 +56,9 @@ export const readdir: Operation<ReaddirRequest> = (tx, request, context) => {
     }
   })
   const lease = context.leases.offer(context.session, ino)
-  return { $case: 'readdir', value: { entries, end: found.length <= entriesMax, parent: inode.parent, lease } }
+  const end = found.length <= entriesMax
+  const nextCookie = end ? inode.nextCookie : 0n
+  return { $case: 'readdir', value: { entries, end, parent: inode.parent, lease, nextCookie } }
 }
 
 /**
@@ -83,7 +85,7 @@ const entriesToRemove = (tx: Tx, parent: Ino, name: Buffer, entriesMax: number, 
     entries.push({ ...listing, cookie, attributes: attributesOf(context, ino, inode), lease })
   }
   const lease = leases.holding(session, parent)
-  return { $case: 'readdir', value: { entries, end: false, parent: directory(tx, parent).parent, lease } }
+  return { $case: 'readdir', value: { entries, end: false, parent: directory(tx, parent).parent, lease, nextCookie: 0n } }
 }
 
 const listingsFrom = (tx: Tx, place: Place, entriesMax: number): [ListingKey, Listing][] => {

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { Cached } from '../../../src/client/cached.ts'
-import { Names, noSuchName } from '../../../src/client/names.ts'
+import { noSuchName } from '../../../src/client/directory-names.ts'
+import { Names } from '../../../src/client/names.ts'
 import { asIno } from '../../../src/domain/ids.ts'
 
 const directory = asIno(5n)

@@ -475,7 +475,14 @@ export interface ReaddirReply {
   /** Inode of the parent directory, for "..". */
   parent: bigint;
   /** On the directory. */
-  lease: Lease | undefined;
+  lease:
+    | Lease
+    | undefined;
+  /**
+   * With `end`: the cookie that the next new name of the directory will get. Each name that is made gets the next number; one that is put in
+   * the place of another keeps that one's. 0: not told.
+   */
+  nextCookie: bigint;
 }
 
 /** ENODATA. Replies value. */
@@ -3990,7 +3997,7 @@ export const DirectoryEntry: MessageFns<DirectoryEntry> = {
 };
 
 function createBaseReaddirReply(): ReaddirReply {
-  return { entries: [], end: false, parent: 0n, lease: undefined };
+  return { entries: [], end: false, parent: 0n, lease: undefined, nextCookie: 0n };
 }
 
 export const ReaddirReply: MessageFns<ReaddirReply> = {
@@ -4009,6 +4016,12 @@ export const ReaddirReply: MessageFns<ReaddirReply> = {
     }
     if (message.lease !== undefined) {
       Lease.encode(message.lease, writer.uint32(34).fork()).join();
+    }
+    if (message.nextCookie !== 0n) {
+      if (BigInt.asUintN(64, message.nextCookie) !== message.nextCookie) {
+        throw new globalThis.Error("value provided for field message.nextCookie of type uint64 too large");
+      }
+      writer.uint32(40).uint64(message.nextCookie);
     }
     return writer;
   },
@@ -4056,6 +4069,14 @@ export const ReaddirReply: MessageFns<ReaddirReply> = {
             }
 
             message.lease = Lease.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.nextCookie = reader.uint64() as bigint;
             continue;
           }
         }
