@@ -1,6 +1,6 @@
 /**
  * When files, directories and links were read, until the master knows it. Reading never waits for that: the time is shown by this mount at
- * once, and goes to the master a little later, many together. It is lost when this process dies meanwhile, and when somebody else changes
+ * once, and goes to the master later, many together. It is lost when this process dies meanwhile, and when somebody else changes
  * the inode meanwhile, which has the right to set another time.
  *
  * Invariant: at most `pendingMax` inodes wait; beyond that they are sent earlier.
@@ -15,7 +15,8 @@ import type { Timespec } from '../domain/time.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Attributes } from './file-system.ts'
 
-const delayMs = 1000
+/** Like a local file system, which keeps new times of access in memory for up to half a minute: who reads a tree does not also write it. */
+export const accessDelayMs = 20_000
 const pendingMax = 4096
 /** Requests under way at a time. */
 const sendingMax = 64
@@ -55,7 +56,7 @@ export class AccessTimes {
     this.#pending.set(attributes.ino, now)
     this.#changed(attributes.ino)
     if (this.#pending.size >= pendingMax) void this.flush()
-    else this.#timer ??= this.#clock.after(delayMs, () => void this.flush())
+    else this.#timer ??= this.#clock.after(accessDelayMs, () => void this.flush())
   }
 
   /** With the atime that the master does not know yet. */

@@ -57,6 +57,8 @@ export interface ClientCoreOptions {
   /** A lease is being given back: what is buffered is committed, what is cached of the content dropped. */
   reduce: (ino: Ino, to: 'none' | 'read') => Promise<void>
   flush: (inode: Inode) => Promise<void>
+  /** The file is gone and nobody has it open: nothing of it is to be stored any more. */
+  abandon: (inode: Inode) => void
   /** These changes that had been answered were refused or lost. What was known of their inodes has been dropped. */
   failed: (failures: readonly JournalFailure[]) => void
 }
@@ -83,15 +85,17 @@ export class ClientCore {
   readonly #failed: ClientCoreOptions['failed']
   /** What is buffered of a file is committed, in the order of the journal. */
   readonly flush: ClientCoreOptions['flush']
+  readonly #abandon: ClientCoreOptions['abandon']
   #path: DataPath | undefined
 
-  constructor({ clock, log, limits, accessTimes, caching, reduce, flush, failed }: ClientCoreOptions) {
+  constructor({ clock, log, limits, accessTimes, caching, reduce, flush, abandon, failed }: ClientCoreOptions) {
     this.clock = clock
     this.log = log
     this.caching = caching
     this.#reduce = reduce
     this.#failed = failed
     this.flush = flush
+    this.#abandon = abandon
     this.leases = new Leases(
       {
         nowMs: () => clock.nowMs(),
@@ -238,6 +242,12 @@ export class ClientCore {
     const inode = this.inodes.get(ino)
     if (inode !== undefined && (inode.handles > 0 || inode.opening > 0)) inode.register()
     else this.inBackground(this.persist({ $case: 'close', value: { ino } }, 'empty').then(() => {}))
+  }
+
+  /** An inode has lost its last name. */
+  vanished(ino: Ino): void {
+    const inode = this.inodes.get(ino)
+    if (inode !== undefined && inode.handles === 0 && inode.opening === 0 && inode.buffered) this.#abandon(inode)
   }
 
   /** Attributes without what is buffered, when they can be told without asking. */

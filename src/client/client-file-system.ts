@@ -132,6 +132,7 @@ export class ClientFileSystem implements FileSystem {
       caching,
       reduce: (ino, to) => this.#reduce(ino, to),
       flush: (inode) => this.#flusher.flush(inode, { sync: false }),
+      abandon: (inode) => this.#flusher.abandon(inode),
       failed: (failures) => this.#journalFailed(failures),
     })
     const { leases, inodes } = core
@@ -153,6 +154,7 @@ export class ClientFileSystem implements FileSystem {
       leases,
       cache,
       locations,
+      inodes,
       getExtents: (value, signal) => core.call({ $case: 'getExtents', value }, 'extents', signal),
       learn: ({ attributes, lease }) => void core.learn(attributes, lease),
       isConfirmed: () => core.session.isConfirmed(),

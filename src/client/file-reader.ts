@@ -8,12 +8,15 @@
 import { holes, segmentRanges, slice } from '../domain/extents.ts'
 import type { Extent } from '../domain/extents.ts'
 import { PosixError, UnavailableError } from '../domain/errors.ts'
-import { asChunkId } from '../domain/ids.ts'
+import { asChunkId, asIno } from '../domain/ids.ts'
+import type { Ino } from '../domain/ids.ts'
 import { segmentBytes, segmentShift } from '../domain/limits.ts'
+import { isRegular } from '../domain/mode.ts'
 import { giveBackBuffer, takeBuffer } from '../platform/buffer-pool.ts'
-import type { ExtentsReply, Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { ExtentsReply, GetExtentsRequest, Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ChunkCache } from './chunk-cache.ts'
-import type { Inode } from './inode.ts'
+import { FilesAhead } from './files-ahead.ts'
+import type { Inode, Inodes } from './inode.ts'
 import type { Leases } from './leases.ts'
 import type { Locations } from './locations.ts'
 import type { ReadAhead } from './read-ahead.ts'
@@ -24,15 +27,17 @@ const staleAttemptsMax = 3
 const segmentsPerRequest = 4n
 /** Cached segments per file. */
 const segmentsMax = 256
+/** Larger files are not fetched before somebody reads them. */
+const followingBytesMax = 256n * 1024n
+/** Parts of chunks that are not farther apart are fetched in one. */
+const neighbourGapMax = 64 * 1024
 
 export interface FileReaderOptions {
   leases: Leases
   cache: ChunkCache
   locations: Locations
-  getExtents(
-    request: { ino: bigint; segmentFirst: bigint; segmentCount: number },
-    signal?: AbortSignal,
-  ): Promise<ExtentsReply>
+  inodes: Inodes
+  getExtents(request: GetExtentsRequest, signal?: AbortSignal): Promise<ExtentsReply>
   /** Attributes came with this lease. */
   learn(reply: ExtentsReply): void
   /** The session's leases count at this moment. */
@@ -58,6 +63,7 @@ interface Plan {
 
 export class FileReader {
   readonly #options: FileReaderOptions
+  readonly #filesAhead = new FilesAhead()
 
   constructor(options: FileReaderOptions) {
     this.#options = options
@@ -71,8 +77,10 @@ export class FileReader {
     signal?: AbortSignal,
   ): Promise<Buffer> {
     const pattern = readAhead?.read(range.offset, range.length)
+    const following = range.offset === 0n ? this.#following(inode.ino) : []
+    if (following.length > 0 && firstMissing(inode, 0n, 0n) === undefined) this.#askAhead(following)
     for (let attempt = 1; attempt <= attemptsMax; attempt++) {
-      const pin = await this.#pinLayout(inode, range, signal)
+      const pin = await this.#pinLayout(inode, range, following, signal)
       try {
         const plan = planOf(inode, range)
         if (pattern?.ahead !== undefined && attempt === 1) this.#fetchAhead(inode, pattern.ahead)
@@ -102,6 +110,7 @@ export class FileReader {
   async #pinLayout(
     inode: Inode,
     { offset, length }: { offset: bigint; length: number },
+    following: readonly Ino[],
     signal: AbortSignal | undefined,
   ): Promise<{ lost: boolean; release(): void }> {
     const { leases } = this.#options
@@ -115,11 +124,12 @@ export class FileReader {
       }
       const from = missing ?? first
       const count = last - from + 1n < segmentsPerRequest ? last - from + 1n : segmentsPerRequest
-      const pin = await leases.acquire(inode.ino, 'read', () => this.#ask(inode, from, Number(count), signal), signal)
+      const ask = (): Promise<Lease | undefined> => this.#ask(inode, from, Number(count), signal, following)
+      const pin = await leases.acquire(inode.ino, 'read', ask, signal)
       if (pin === undefined) throw new UnavailableError('the master gives no lease', { maybeCommitted: false })
       if (firstMissing(inode, first, last) === undefined) return pin
       try {
-        await this.#ask(inode, firstMissing(inode, first, last) ?? first, Number(count), signal)
+        await this.#ask(inode, firstMissing(inode, first, last) ?? first, Number(count), signal, following)
         if (firstMissing(inode, first, last) === undefined && !pin.lost) return pin
       } catch (caught) {
         pin.release()
@@ -135,27 +145,77 @@ export class FileReader {
     segmentFirst: bigint,
     segmentCount: number,
     signal?: AbortSignal,
+    following: readonly Ino[] = [],
   ): Promise<Lease | undefined> {
-    const { leases, locations } = this.#options
+    const { locations } = this.#options
+    const request = { ino: inode.ino, segmentFirst, segmentCount, following: [...following] }
     let reply: ExtentsReply
     try {
-      reply = await this.#options.getExtents({ ino: inode.ino, segmentFirst, segmentCount }, signal)
+      reply = await this.#options.getExtents(request, signal)
     } catch (caught) {
       // Too many extents for one message: one segment always fits.
       if (!(caught instanceof PosixError && caught.code === 'E2BIG') || segmentCount === 1) throw caught
       return this.#ask(inode, segmentFirst, 1, signal)
     }
     for (const { chunkId, servers } of reply.locations) locations.set(asChunkId(chunkId), servers)
+    this.#learnLayout(inode, reply, segmentFirst, segmentCount)
+    if (reply.following.length > 0) this.#learnFollowing(reply.following)
+    return reply.lease
+  }
+
+  /** False: the reply is older than what is known, or came without a lease, and must not be cached. */
+  #learnLayout(inode: Inode, reply: ExtentsReply, segmentFirst: bigint, segmentCount: number): boolean {
     const change = reply.attributes?.change ?? 0n
-    // A reply that is older than what we know must not be cached.
-    if (change < inode.changeSeen || !leases.current(inode.ino, reply.lease)) return reply.lease
+    if (change < inode.changeSeen || !this.#options.leases.current(inode.ino, reply.lease)) return false
     this.#options.learn(reply)
     inode.inline = reply.inlineData
     if (inode.segments.size + segmentCount > segmentsMax) inode.segments.clear()
     for (let index = segmentFirst; index < segmentFirst + BigInt(segmentCount); index++) inode.segments.set(index, [])
     for (const { index, extents } of reply.segments) inode.segments.set(index, extents)
     inode.layoutVersion++
-    return reply.lease
+    return true
+  }
+
+  /** Files that will probably be read next, and whose content is not known. */
+  #following(ino: Ino): Ino[] {
+    const { leases, inodes } = this.#options
+    return this.#filesAhead.read(ino).filter((next) => {
+      const attributes = leases.usableCached(next)?.attributes
+      if (attributes === undefined || !isRegular(attributes.mode)) return false
+      if (attributes.size === 0n || attributes.size > followingBytesMax) return false
+      const inode = inodes.get(next)
+      return inode === undefined || (!inode.buffered && firstMissing(inode, 0n, 0n) !== undefined)
+    })
+  }
+
+  /** Only a hint, like everything that is fetched ahead. */
+  #askAhead([first, ...others]: Ino[]): void {
+    const { inodes } = this.#options
+    const inode = inodes.use(first!)
+    this.#ask(inode, 0n, 1, undefined, others)
+      .then(() => this.#fetchFiles([inode]))
+      .catch(() => {})
+      .finally(() => inodes.release(inode))
+  }
+
+  #learnFollowing(following: readonly ExtentsReply[]): void {
+    const { inodes } = this.#options
+    const learned: Inode[] = []
+    for (const reply of following) {
+      if (reply.attributes === undefined) continue
+      const inode = inodes.use(asIno(reply.attributes.ino))
+      if (!inode.buffered && this.#learnLayout(inode, reply, 0n, 1)) learned.push(inode)
+      inodes.release(inode)
+    }
+    this.#fetchFiles(learned)
+  }
+
+  /** What these small files have in chunks is fetched: it lies side by side there if they were written one after the other. */
+  #fetchFiles(files: readonly Inode[]): void {
+    const extents = files.flatMap(({ segments }) => segments.get(0n) ?? []).filter(({ chunkId }) => chunkId !== 0n)
+    for (const { chunkId, from, to } of neighbours(extents)) {
+      this.#options.cache.prefetch(asChunkId(chunkId), from, to - from)
+    }
   }
 
   async #fetch(plan: Plan, sequential: boolean, signal: AbortSignal | undefined): Promise<Buffer> {
@@ -257,6 +317,21 @@ const planOf = (inode: Inode, { offset, length }: { offset: bigint; length: numb
     }
   }
   return plan
+}
+
+/** Ranges of chunks that cover these extents, where what lies close together is one. */
+const neighbours = (extents: readonly Extent[]): { chunkId: bigint; from: number; to: number }[] => {
+  const sorted = extents.toSorted((a, b) =>
+    a.chunkId === b.chunkId ? a.chunkOffset - b.chunkOffset : a.chunkId < b.chunkId ? -1 : 1,
+  )
+  const ranges: { chunkId: bigint; from: number; to: number }[] = []
+  for (const { chunkId, chunkOffset, length } of sorted) {
+    const last = ranges.at(-1)
+    if (last?.chunkId === chunkId && chunkOffset <= last.to + neighbourGapMax) {
+      last.to = Math.max(last.to, chunkOffset + length)
+    } else ranges.push({ chunkId, from: chunkOffset, to: chunkOffset + length })
+  }
+  return ranges
 }
 
 /** Where the extent that a part was cut from ends in its chunk. */

@@ -5,7 +5,8 @@
  * cover several that do not overlap. A file of at most inline_bytes_max whose content is known is committed inline instead.
  *
  * When: a file has enough whole slots for a stream; its oldest data is `ageMsMax` old; memory is short; somebody asks (fsync, a
- * recalled lease, the last close).
+ * recalled lease); it was closed. Files that are closed within a moment go together, so that many share appends and commits; only what
+ * will be inline goes at once, to the journal.
  * Failures: no answer is tried again for as long as the session lives, because the data is still here; a refusal (ENOSPC, ESTALE, …)
  * drops everything that is buffered of the file and is kept for its handles.
  *
@@ -45,6 +46,9 @@ const rejectionsMax = 10
 const commitExtentsMax = 4_096
 /** Appended data that nobody syncs is synced after this long. */
 const unsyncedMsMax = 5_000
+/** How long a closed file waits for others, and how much waits. */
+const closedMsMax = 50
+const closedBytesMax = 2 * 1024 * 1024
 
 type Phase =
   | { kind: 'appending' }
@@ -89,6 +93,15 @@ export interface FlusherOptions {
   isOver(): boolean
 }
 
+/** Files that were closed and go on their way together. */
+interface Gathering {
+  readonly inodes: Set<Inode>
+  bytes: number
+  readonly timer: Timer
+  readonly sent: Promise<void>
+  readonly send: () => void
+}
+
 export class Flusher {
   readonly #options: FlusherOptions
   #timer: Timer | undefined
@@ -96,6 +109,8 @@ export class Flusher {
   #syncing = false
   /** Files with dirty data. */
   readonly #dirty = new Set<Inode>()
+
+  #closed: Gathering | undefined
 
   constructor(options: FlusherOptions) {
     this.#options = options
@@ -134,11 +149,22 @@ export class Flusher {
     await Promise.all(inode.batches.map(({ done }) => done))
   }
 
-  /** A descriptor is closed: what is dirty goes on its way, and is stored when that might fail for lack of room. */
+  /** A descriptor is closed: what is dirty goes on its way soon, and is stored when that might fail for lack of room. */
   async close(inode: Inode): Promise<void> {
+    const isInline = inode.size <= BigInt(this.#options.inlineBytesMax()) && inode.planned.kind !== 'extents'
+    if (!isInline && !this.waitsAtClose) {
+      void this.#gather(inode)
+      return
+    }
     this.freeze(inode, { sync: false })
     await inode.deciding
     if (this.waitsAtClose) await this.drain(inode)
+  }
+
+  /** Resolves when what is buffered of a file that was closed is committed or has failed. Nobody is in a hurry. Never rejects. */
+  async closed(inode: Inode): Promise<void> {
+    if (!inode.dirty.empty) await this.#gather(inode)
+    await this.drain(inode)
   }
 
   get waitsAtClose(): boolean {
@@ -163,20 +189,54 @@ export class Flusher {
   }
 
   discard(inode: Inode): void {
+    inode.dropCached()
+    this.abandon(inode)
+  }
+
+  /** The same for a file that is gone and that nobody has open: nothing is lost. */
+  abandon(inode: Inode): void {
     this.#discardDirty(inode)
     const batches = inode.batches
     inode.batches = []
     for (const batch of batches) this.#finish(batch)
     inode.localSize = undefined
     inode.localTimes = undefined
-    inode.planned = { kind: 'unknown' }
-    inode.dropCached()
+    inode.dropLayout()
     this.#options.inodes.forgetIdle(inode)
   }
 
   stop(): void {
     this.#stopped = true
     this.#timer?.cancel()
+    this.#closed?.timer.cancel()
+  }
+
+  /** Resolves when it is on its way, with all that was closed shortly before and after it. */
+  #gather(inode: Inode): Promise<void> {
+    this.#closed ??= this.#newGathering()
+    const closed = this.#closed
+    if (!closed.inodes.has(inode)) closed.bytes += inode.dirty.bytes
+    closed.inodes.add(inode)
+    if (closed.bytes >= closedBytesMax) this.#sendClosed()
+    return closed.sent
+  }
+
+  #newGathering(): Gathering {
+    let send = (): void => {}
+    const sent = new Promise<void>((resolve) => {
+      send = resolve
+    })
+    const timer = this.#options.clock.after(closedMsMax, () => this.#sendClosed())
+    return { inodes: new Set(), bytes: 0, timer, sent, send }
+  }
+
+  #sendClosed(): void {
+    const closed = this.#closed
+    this.#closed = undefined
+    if (closed === undefined) return
+    closed.timer.cancel()
+    for (const inode of closed.inodes) this.freeze(inode, { sync: false })
+    closed.send()
   }
 
   #discardDirty(inode: Inode): void {

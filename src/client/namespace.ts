@@ -314,6 +314,7 @@ export class Namespace {
   #keptOpen(changed: readonly AttributesAndLease[]): void {
     for (const { attributes, lease } of changed) {
       if (attributes === undefined || attributes.nlink > 0 || isDirectory(attributes.mode)) continue
+      this.#core.vanished(asIno(attributes.ino))
       if (lease !== undefined && lease.mode !== LeaseMode.LEASE_MODE_NONE) this.#core.keptOpen(asIno(attributes.ino))
     }
   }

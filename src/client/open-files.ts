@@ -326,7 +326,10 @@ export class OpenFiles {
   async #closeAtMaster(inode: Inode): Promise<void> {
     inode.users++
     try {
-      if (inode.buffered) await this.#flusher.flush(inode, { sync: false })
+      if (inode.attributes?.nlink === 0) this.#core.vanished(inode.ino)
+      // What the master does not know of yet need not be told as open; its data follows.
+      const isUntold = inode.creation?.isSent === false
+      if (inode.buffered && !isUntold) await this.#flusher.closed(inode)
       const wanted = inode.handles > 0 || inode.opening > 0
       if (wanted || inode.opened !== 'yes' || inode.closing !== undefined) return
       inode.opened = 'no'

@@ -366,6 +366,7 @@ export class WriteBehind {
   #unlinked(own: Own, ctime: Timespec): void {
     const { mode, nlink } = own.attributes
     this.#changed(own, { ctime, nlink: isDirectory(mode) ? 0 : nlink - 1 })
+    if (own.attributes.nlink === 0) this.#core.vanished(own.ino)
   }
 
   #add(

@@ -4,7 +4,7 @@
  * requests that a session may have.
  */
 import type { ChunkId } from '../domain/ids.ts'
-import type { Lease, Push, Reply, ServerMessage, Welcome } from '../protocol/gen/shoal/v1/session.pb.ts'
+import type { ExtentsReply, Lease, Push, Reply, ServerMessage, Welcome } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ServerAddress } from '../protocol/gen/shoal/v1/types.pb.ts'
 import type { TypedStream } from '../protocol/rpc.ts'
 
@@ -144,16 +144,19 @@ export class Outbox {
 
 const emptyMessage = (): ServerMessage => ({ welcome: undefined, replies: [], pushes: [], heartbeat: false })
 
+const extentsBytes = ({ segments, locations, inlineData, following }: ExtentsReply): number => {
+  const extents = segments.reduce((sum, segment) => sum + segment.extents.length, 0)
+  const others = following.reduce((sum, file) => sum + extentsBytes(file), 0)
+  return 256 + extents * 28 + locations.length * 400 + (inlineData?.length ?? 0) + others
+}
+
 /** Roughly what a reply takes on the wire. */
 const bytesEstimate = ({ result }: Reply): number => {
   switch (result?.$case) {
     case 'readdir':
       return 64 + result.value.entries.length * 400
-    case 'extents': {
-      const { segments, locations, inlineData } = result.value
-      const extents = segments.reduce((sum, segment) => sum + segment.extents.length, 0)
-      return 256 + extents * 28 + locations.length * 400 + (inlineData?.length ?? 0)
-    }
+    case 'extents':
+      return extentsBytes(result.value)
     case 'locate':
       return 64 + result.value.locations.length * 400
     case 'value':

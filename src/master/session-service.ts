@@ -451,8 +451,9 @@ const leasesIn = (result: Result): (Lease | undefined)[] => {
       return result.value.inodes.map((inode) => inode.lease)
     case 'readdir':
       return [result.value.lease, ...result.value.entries.map((entry) => entry.lease)]
-    case 'attributesAndLease':
     case 'extents':
+      return [result.value.lease, ...result.value.following.map((file) => file.lease)]
+    case 'attributesAndLease':
     case 'copyFileRange':
       return [result.value.lease]
     default:

@@ -33,7 +33,10 @@ export const readdir: Operation<ReaddirRequest> = (tx, request, context) => {
   if (request.removeFrom !== undefined) return entriesToRemove(tx, ino, request.removeFrom, entriesMax, context)
   if (inode.entries === 0 || request.cookie >= cookieMax) {
     const lease = context.leases.offer(context.session, ino)
-    return { $case: 'readdir', value: { entries: [], end: true, parent: inode.parent, lease, nextCookie: inode.nextCookie } }
+    return {
+      $case: 'readdir',
+      value: { entries: [], end: true, parent: inode.parent, lease, nextCookie: inode.nextCookie },
+    }
   }
   const found = tx.range(listings, listingBounds(ino, request.cookie), entriesMax + 1)
   const page = found.slice(0, entriesMax)
@@ -85,7 +88,10 @@ const entriesToRemove = (tx: Tx, parent: Ino, name: Buffer, entriesMax: number, 
     entries.push({ ...listing, cookie, attributes: attributesOf(context, ino, inode), lease })
   }
   const lease = leases.holding(session, parent)
-  return { $case: 'readdir', value: { entries, end: false, parent: directory(tx, parent).parent, lease, nextCookie: 0n } }
+  return {
+    $case: 'readdir',
+    value: { entries, end: false, parent: directory(tx, parent).parent, lease, nextCookie: 0n },
+  }
 }
 
 const listingsFrom = (tx: Tx, place: Place, entriesMax: number): [ListingKey, Listing][] => {

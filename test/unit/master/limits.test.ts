@@ -1,13 +1,15 @@
 /** What operations refuse because it is too much, at the limit and one past it, and what still goes when the master's disk is full. */
 import t from 'tap'
 import { asIno } from '../../../src/domain/ids.ts'
+import type { Ino } from '../../../src/domain/ids.ts'
 import { S_IFREG } from '../../../src/domain/mode.ts'
 import { inodes, segments } from '../../../src/master/keys.ts'
 import type { Segment } from '../../../src/master/keys.ts'
 import { segmentExtentsMax } from '../../../src/master/ops/file-edit.ts'
+import { followingMax } from '../../../src/master/ops/get-extents.ts'
 import { xattrsMax } from '../../../src/master/ops/setxattr.ts'
 import { memoryKv } from '../../lib/memory-kv.ts'
-import { fakeCluster, newChunk, openStore, requester, sessionOne } from '../../lib/master-store.ts'
+import { fakeCluster, newChunk, openStore, requester, sessionOne, sessionTwo } from '../../lib/master-store.ts'
 
 const setup = async (admitWrites: () => boolean = () => true) => {
   const store = await openStore(memoryKv(), { admitWrites })
@@ -43,7 +45,7 @@ void t.test('a segment holds so many extents and no more; two such segments are 
     tx.put(inodes, ino, { ...tx.get(inodes, ino)!, size, allocated: (64n << 20n) + 4096n })
   })
   const extents = (segmentFirst: bigint, segmentCount: number) =>
-    requests.call('getExtents', 'extents', { ino, segmentFirst, segmentCount })
+    requests.call('getExtents', 'extents', { ino, segmentFirst, segmentCount, following: [] })
   await t.rejects(extents(0n, 2), { code: 'E2BIG' })
   t.equal((await extents(0n, 1)).segments[0]?.extents.length, segmentExtentsMax - 1)
   t.equal((await extents(1n, 16)).segments.length, 1)
@@ -114,4 +116,32 @@ void t.test("the master's disk is full: writing is ENOSPC, reading and removing 
   await requests.call('unlink', 'changed', { parent: 1n, name: Buffer.from('f') })
   room = true
   await mknod('f')
+})
+
+void t.test('files that are probably read next come along where nobody has to be waited for', async (t) => {
+  const { store, cluster, requests, mknod } = await setup()
+  const inos: Ino[] = []
+  for (let i = 0; i < 5; i++) inos.push(await mknod(`f${i}`))
+  const [first, inline, scatteredIno, written, large] = inos as [Ino, Ino, Ino, Ino, Ino]
+  await store.execute((tx) => {
+    const change = (ino: Ino, changes: object) => tx.put(inodes, ino, { ...tx.get(inodes, ino)!, ...changes })
+    change(inline, { size: 5n, content: Buffer.from('hello') })
+    tx.put(segments, { ino: scatteredIno, index: 0n }, scattered(65))
+    change(scatteredIno, { size: 65n * 512n, allocated: 4096n })
+    change(large, { size: 1n << 30n })
+  })
+  cluster.leases.set(written, new Map([[sessionTwo, 'write']]))
+  const ask = async (following: bigint[]) =>
+    (await requests.call('getExtents', 'extents', { ino: first, segmentFirst: 0n, segmentCount: 1, following }))
+      .following
+  const missing = 1n << 40n
+  const found = await ask([inline, scatteredIno, written, large, 1n, missing])
+  t.strictSame(
+    found.map(({ attributes, inlineData }) => [attributes?.ino, inlineData?.toString()]),
+    [[inline, 'hello']],
+    'not what is scattered, being written, large, no file, or gone',
+  )
+  t.equal(found[0]?.lease?.ino, inline)
+  t.equal((await ask(Array.from({ length: followingMax }, () => inline))).length, followingMax)
+  await t.rejects(ask(Array.from({ length: followingMax + 1 }, () => inline)), { code: 'EINVAL' })
 })

@@ -439,7 +439,10 @@ void t.test('inline files: truncate, commit and what needs extents first', async
   await t.rejects(commit({ size: 6n }), { code: 'EINVAL' })
   const truncate = (size: bigint) => requests.call('setattr', 'attributesAndLease', { ...noChange, ino, size })
   const content = async () =>
-    String((await requests.call('getExtents', 'extents', { ino, segmentFirst: 0n, segmentCount: 1 })).inlineData)
+    String(
+      (await requests.call('getExtents', 'extents', { ino, segmentFirst: 0n, segmentCount: 1, following: [] }))
+        .inlineData,
+    )
   await truncate(2n)
   await truncate(4n)
   t.equal(await content(), 'he\0\0')
@@ -534,7 +537,7 @@ void t.test('an operation waits until others gave up what stands in its way', as
   cluster.leases.delete(asIno(ino))
   release()
   await chmod
-  const reply = await requests.call('getExtents', 'extents', { ino, segmentFirst: 0n, segmentCount: 1 })
+  const reply = await requests.call('getExtents', 'extents', { ino, segmentFirst: 0n, segmentCount: 1, following: [] })
   t.equal(reply.lease?.ino, ino)
   t.equal(cluster.leases.get(asIno(ino))?.get(sessionOne), 'read')
 })

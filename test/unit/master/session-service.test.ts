@@ -235,7 +235,7 @@ t.test('leases: readers share, a writer recalls them, late returns and streams t
   const helloA = await a.welcome
   await b.welcome
   const ino = await createFile(a, 'f', false)
-  const read = { ino, segmentFirst: 0n, segmentCount: 1 }
+  const read = { ino, segmentFirst: 0n, segmentCount: 1, following: [] }
   const first = expect(await a.request({ $case: 'getExtents', value: read }), 'extents').lease!
   t.equal(first.mode, LeaseMode.LEASE_MODE_READ)
   const second = expect(await a.request({ $case: 'getExtents', value: read }), 'extents').lease!

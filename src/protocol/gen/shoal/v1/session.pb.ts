@@ -524,6 +524,8 @@ export interface GetExtentsRequest {
   segmentFirst: bigint;
   /** 1 .. 16. */
   segmentCount: number;
+  /** Files that the session will probably read next, up to 64. */
+  following: bigint[];
 }
 
 export interface ExtentsReply {
@@ -535,7 +537,14 @@ export interface ExtentsReply {
   segments: Segment[];
   locations: ChunkLocation[];
   /** The whole content, when the file is inline. `segments` is then empty. */
-  inlineData?: Buffer | undefined;
+  inlineData?:
+    | Buffer
+    | undefined;
+  /**
+   * What the same question about the first segment of each of `following` would bring, where it can be told at once and is small; in any order. What is
+   * missing is to be asked for by itself. Where their chunks are is in `locations` above.
+   */
+  following: ExtentsReply[];
 }
 
 /** Take a lease: waits until no other session holds a conflicting one. Replies AttributesAndLease. */
@@ -4412,7 +4421,7 @@ export const NameList: MessageFns<NameList> = {
 };
 
 function createBaseGetExtentsRequest(): GetExtentsRequest {
-  return { ino: 0n, segmentFirst: 0n, segmentCount: 0 };
+  return { ino: 0n, segmentFirst: 0n, segmentCount: 0, following: [] };
 }
 
 export const GetExtentsRequest: MessageFns<GetExtentsRequest> = {
@@ -4431,6 +4440,16 @@ export const GetExtentsRequest: MessageFns<GetExtentsRequest> = {
     }
     if (message.segmentCount !== 0) {
       writer.uint32(24).uint32(message.segmentCount);
+    }
+    if (message.following.length !== 0) {
+      writer.uint32(34).fork();
+      for (const v of message.following) {
+        if (BigInt.asUintN(64, v) !== v) {
+          throw new globalThis.Error("a value provided in array field following of type uint64 is too large");
+        }
+        writer.uint64(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -4472,6 +4491,24 @@ export const GetExtentsRequest: MessageFns<GetExtentsRequest> = {
             message.segmentCount = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag === 32) {
+              message.following.push(reader.uint64() as bigint);
+
+              continue;
+            }
+
+            if (tag === 34) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.following.push(reader.uint64() as bigint);
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4486,7 +4523,7 @@ export const GetExtentsRequest: MessageFns<GetExtentsRequest> = {
 };
 
 function createBaseExtentsReply(): ExtentsReply {
-  return { attributes: undefined, lease: undefined, segments: [], locations: [], inlineData: undefined };
+  return { attributes: undefined, lease: undefined, segments: [], locations: [], inlineData: undefined, following: [] };
 }
 
 export const ExtentsReply: MessageFns<ExtentsReply> = {
@@ -4505,6 +4542,9 @@ export const ExtentsReply: MessageFns<ExtentsReply> = {
     }
     if (message.inlineData !== undefined) {
       writer.uint32(42).bytes(message.inlineData);
+    }
+    for (const v of message.following) {
+      ExtentsReply.encode(v!, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -4560,6 +4600,14 @@ export const ExtentsReply: MessageFns<ExtentsReply> = {
             }
 
             message.inlineData = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.following.push(ExtentsReply.decode(reader, reader.uint32()));
             continue;
           }
         }
