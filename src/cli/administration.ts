@@ -82,7 +82,7 @@ export const resolveClusterPath = async (
   }
   if (!path.startsWith('/')) {
     throw new UsageError(
-      `${path} is in no mount of Shoal; name a file in a mount, or a path of the cluster that begins with /`,
+      `"${path}" is in no mount of Shoal; name a file in a mount, or a path of the cluster that begins with /`,
     )
   }
   return { path, master: given }

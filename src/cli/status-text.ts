@@ -44,6 +44,10 @@ const chunkLines = (status: StatusReply): string[] => {
   return lines
 }
 
+/** The rate is of the last ten seconds, the rest since the master was started. */
+const recallsText = ({ recalls, recallsPerSecond, recallMsMax }: StatusReply): string =>
+  `${recallsPerSecond.toFixed(1)} recalls/s, ${formatCount(recalls)} in all, the longest ${formatCount(recallMsMax)} ms`
+
 const repairLine = (status: StatusReply): string => {
   const { repair } = status
   if (repair === undefined) return 'repair    unknown'
@@ -102,7 +106,7 @@ export const statusText = (status: StatusReply, master: string): string => {
     ...chunkLines(status),
     repairLine(status),
     `to free   ${formatCount(status.orphans)} unlinked files, ${formatCount(status.punchesPending)} ranges`,
-    `leases    ${formatCount(status.leases)} held, ${formatCount(status.recalls)} recalls, the longest ${formatCount(status.recallMsMax)} ms`,
+    `leases    ${formatCount(status.leases)} held; ${recallsText(status)}`,
     '',
     `chunk servers (${status.servers.length})`,
     ...indent(

@@ -116,7 +116,7 @@ export const topCommand = (): Command =>
   withAdminOptions(
     new Command('top')
       .description('show what mounts and chunk servers are doing now')
-      .addOption(durationOption('--interval <duration>', 'between two looks', '3s'))
+      .addOption(durationOption('--interval <duration>', 'between two looks', '3s', '100ms'))
       .option(
         '--count <n>',
         'end after so many looks (default: never on a terminal, else 1)',

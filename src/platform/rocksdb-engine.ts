@@ -13,7 +13,7 @@
  * Memory is bounded: a block cache of 16 MiB, two write buffers of 8 MiB, 256 open tables.
  */
 import { statfsSync } from 'node:fs'
-import { mkdir, stat } from 'node:fs/promises'
+import { mkdir, readdir, stat } from 'node:fs/promises'
 import level, { type Level, type LevelIterator } from 'level-rocksdb'
 import { PosixError, UsageError } from '../domain/errors.ts'
 import { findDamagedLog } from './rocksdb-log-check.ts'
@@ -43,6 +43,9 @@ const messageOf = (caught: unknown): string => (caught instanceof Error ? caught
 
 const asPosixError = (caught: unknown): PosixError =>
   caught instanceof PosixError ? caught : new PosixError('EIO', `RocksDB: ${messageOf(caught)}`)
+
+/** What RocksDB may have left before a database was complete, and what the root of a file system has. */
+const rocksDbNames = /^(IDENTITY|LOCK|LOG(\.old\.\d+)?|(MANIFEST|OPTIONS)-\d+|\d+\.(log|sst|dbtmp)|lost\+found)$/
 
 /** RocksDB's failures arrive as text alone. It is read for the sake of the sentence; whatever it is, the directory is not opened. */
 const openFailure = (path: string, caught: unknown): UsageError => {
@@ -288,11 +291,19 @@ class RocksDbEngine implements KvEngine {
  * directory, unreadable or damaged.
  */
 export const openRocksDb = async (path: string): Promise<KvEngine> => {
+  let foreign: string | undefined
   try {
     await mkdir(path, { recursive: true })
     if (!(await stat(path)).isDirectory()) throw Object.assign(new Error(path), { code: 'EEXIST' })
+    const names = await readdir(path)
+    if (!names.includes('CURRENT')) foreign = names.find((name) => !rocksDbNames.test(name))
   } catch (caught) {
     throw directoryFailure(path, caught)
+  }
+  if (foreign !== undefined) {
+    throw new UsageError(
+      `${path} has something else in it (${foreign}): give a master an empty directory of its own, or one that a master has made`,
+    )
   }
   // Also when another process has it open: its log may grow meanwhile, but never gets a whole batch behind a torn one.
   const damaged = await findDamagedLog(path)

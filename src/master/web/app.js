@@ -98,7 +98,7 @@ const drawFigures = (status) => {
     [bytes(used), `used, ${bytes(free)} free`],
     [`${up.length} / ${status.servers.length}`, 'servers up'],
     [count(status.chunks.total), `chunks, ${count(status.chunks.open)} open`],
-    [count(status.leases), `leases, ${plural(status.recalls, 'recall')}`],
+    [count(status.leases), `leases, ${status.recallsPerSecond.toFixed(1)} recalls/s`],
   ]
   byId('figures').replaceChildren(
     ...tiles.map(([value, text]) => make('div', { class: 'tile' }, make('b', { text: value }), make('span', { text }))),

@@ -42,8 +42,9 @@ const good: StatusReply = {
   punchesPending: 0n,
   copies: 3,
   copiesMin: 2,
-  recalls: 0n,
-  recallMsMax: 0,
+  recalls: 12n,
+  recallsPerSecond: 0.25,
+  recallMsMax: 40,
   leases: 0n,
   rssBytes: 100n << 20n,
   rebalance: undefined,
@@ -80,6 +81,7 @@ t.test('a cluster that is well', async (t) => {
   t.match(text, /health +good/)
   t.match(text, /16 with 3 valid copies\n/)
   t.match(text, /repair +idle; since the start 4 done, 0 failed, 1 corrupt replaced/)
+  t.match(text, /leases +\d+ held; 0\.3 recalls\/s, 12 in all, the longest 40 ms\n/)
   t.notMatch(text, /recent repair events/)
   t.equal(statusLine(good), '12,345 inodes · 1.00 GiB · 3/3 servers up · repair: idle')
 })
