@@ -31,16 +31,12 @@ const chunkLines = (status: StatusReply): string[] => {
   ]
   for (const [copies, count] of chunks.byValidReplicas.entries()) {
     if (count === 0n) continue
-    const remark =
-      copies === 0
-        ? '  ← no valid copy is known'
-        : copies < status.copies
-          ? '  ← under-replicated'
-          : copies > status.copies
-            ? '  ← surplus'
-            : ''
+    const remark = copies === 0 ? '  ← no valid copy is known' : ''
     lines.push(`          ${formatCount(count)} with ${copies} valid ${copies === 1 ? 'copy' : 'copies'}${remark}`)
   }
+  // By each chunk's own number, which a directory may have.
+  if (chunks.underReplicated > 0n) lines.push(`          ${formatCount(chunks.underReplicated)} under-replicated`)
+  if (chunks.overReplicated > 0n) lines.push(`          ${formatCount(chunks.overReplicated)} with surplus copies`)
   return lines
 }
 

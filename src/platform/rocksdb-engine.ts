@@ -129,7 +129,12 @@ class RocksDbSnapshot implements KvSnapshot {
   }
 }
 
-class RocksDbEngine implements KvEngine {
+export interface RocksDb extends KvEngine {
+  /** A figure of the database itself, by its name behind "rocksdb."; NaN where this RocksDB has none. */
+  property(name: string): number
+}
+
+class RocksDbEngine implements RocksDb {
   private readonly path: string
   private readonly level: Level
   private waiting: Waiting[] = []
@@ -142,6 +147,12 @@ class RocksDbEngine implements KvEngine {
   constructor(path: string, opened: Level) {
     this.path = path
     this.level = opened
+  }
+
+  property(name: string): number {
+    this.assertOpen()
+    const text = this.level.db.db.getProperty(`rocksdb.${name}`)
+    return text === '' ? Number.NaN : Number(text)
   }
 
   async get(key: Buffer): Promise<Buffer | undefined> {
@@ -290,7 +301,7 @@ class RocksDbEngine implements KvEngine {
  * Opens the database in this directory and makes it if it is missing. UsageError, one sentence: the directory is in use, not a
  * directory, unreadable or damaged.
  */
-export const openRocksDb = async (path: string): Promise<KvEngine> => {
+export const openRocksDb = async (path: string): Promise<RocksDb> => {
   let foreign: string | undefined
   try {
     await mkdir(path, { recursive: true })

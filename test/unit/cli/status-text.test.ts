@@ -95,7 +95,8 @@ t.test('a cluster in trouble says so, the worst first', async (t) => {
     '2 corrupt copies wait to be replaced',
   ])
   const text = statusText(bad, '127.0.0.1:9320')
-  t.match(text, /14 with 2 valid copies {2}← under-replicated/)
+  t.match(text, /14 with 2 valid copies\n/)
+  t.match(text, /14 under-replicated\n/)
   t.match(text, /1 with 0 valid copies {2}← no valid copy is known/)
   t.match(text, /repair +2 running, 12 queued, 896 MiB, about 1 min 30 s left/)
   t.match(text, /1970-01-01 00:00:00 +chunk 00000000000000ff +server 2 +lost replica/)
