@@ -9,7 +9,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { UsageError } from '../domain/errors.ts'
+import { UnavailableError, UsageError } from '../domain/errors.ts'
 import type { StoreRecord } from '../master/restore.ts'
 import { fileFailure } from './file-failure.ts'
 
@@ -87,7 +87,7 @@ export const writeBackup = async (
   } catch (caught) {
     await file.close().catch(() => undefined)
     await unlink(unfinished).catch(() => undefined)
-    if (caught instanceof UsageError) throw caught
+    if (caught instanceof UsageError || caught instanceof UnavailableError) throw caught
     throw new UsageError(`cannot write ${path}: ${fileFailure(caught)}`)
   }
 }

@@ -58,6 +58,13 @@ t.test('help and version', async (t) => {
   }
 })
 
+t.test('an environment that names no address', async (t) => {
+  t.match(await shoal(['df'], { env: { ...process.env, SHOAL_MASTER: 'nowhere' } }), {
+    code: 1,
+    stderr: 'shoal: SHOAL_MASTER = nowhere: It has to be HOST:PORT',
+  })
+})
+
 t.test('a master that is away', async (t) => {
   await expectFailure(
     t as Tap,

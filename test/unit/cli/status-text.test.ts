@@ -88,11 +88,11 @@ t.test('a cluster that is well', async (t) => {
 
 t.test('a cluster in trouble says so, the worst first', async (t) => {
   t.same(troubles(bad), [
-    '1 chunks have no valid copy: files are unreadable until their servers are back',
-    '14 chunks have fewer copies than they should',
-    '1 of 3 chunk servers are down',
+    '1 chunk has no valid copy: files are unreadable until their servers are back',
+    '14 chunks have too few copies',
+    '1 of 3 chunk servers down',
     '3 copies need 3 chunk servers, 2 are up',
-    '2 corrupt copies wait to be replaced',
+    'corrupt copies that wait to be replaced: 2',
   ])
   const text = statusText(bad, '127.0.0.1:9320')
   t.match(text, /14 with 2 valid copies\n/)
