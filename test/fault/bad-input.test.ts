@@ -21,7 +21,7 @@ const send = (address: string, bytes: Buffer): Promise<void> =>
     socket.on('connect', () => socket.write(bytes))
   })
 
-t.test('bad input', { timeout: 240_000 }, async (t) => {
+t.test('bad input', { timeout: 300_000 }, async (t) => {
   if (!(await needs(t, { root: true, fuse: true, programs: ['unshare', 'python3'] }))) return
   const cluster = await startCluster(t, { servers: 3 })
   const other = await startCluster(t, { servers: 1, mounts: 0 })
@@ -112,7 +112,8 @@ t.test('bad input', { timeout: 240_000 }, async (t) => {
       [['chunkserver', '--data', join(directory, 'master'), '--master', master], 'is not empty'],
       [['chunkserver', '--data', path('file'), '--master', master], 'it is not a directory'],
     ]
-    for (const [args, sentence] of cases) await refused(args, sentence)
+    // Each takes a process of Node to start, and none of them changes anything.
+    while (cases.length > 0) await Promise.all(cases.splice(0, 4).map(([args, sentence]) => refused(args, sentence)))
     t.equal(
       (await sh(`cd '${path('.')}' && ls && find empty new log -type f 2>/dev/null | grep -v log || true`)).trim(),
       'empty\nfile\nlog\nnothing\npipe\nrandom',
