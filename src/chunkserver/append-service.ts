@@ -9,6 +9,7 @@ import { PosixError, errnoOf } from '../domain/errors.ts'
 import { giveBackBuffer } from '../platform/buffer-pool.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
+import type { RequestIds, RequestLog } from '../platform/request-log.ts'
 import type { StreamHandler } from '../platform/transport.ts'
 import { appendHandler } from '../protocol/bulk.ts'
 import type { Failure } from '../protocol/gen/shoal/v1/types.pb.ts'
@@ -21,37 +22,41 @@ export interface Load {
   readonly clock: Clock
 }
 
-/** Which request of a client failed; its own log names the chunk too. */
-interface FailedRequest {
-  request: 'Append' | 'Read'
-  requestId: number
-  chunk: bigint
+/** What both services of a chunk server's clients work with. */
+export interface DataServiceOptions {
+  store: ChunkStore
+  load: Load
+  log: Log
+  requestLog: RequestLog
 }
 
 /** What a caught value is to a client; a bug is told as EIO and logged. */
-export const failureOf = (caught: unknown, log: Log, failed: FailedRequest): Failure => {
-  if (!(caught instanceof PosixError)) log.error('a request failed unexpectedly', { ...failed, cause: caught })
+export const failureOf = (caught: unknown, log: Log, ids: RequestIds): Failure => {
+  if (!(caught instanceof PosixError)) log.error('a request failed unexpectedly', { ...ids, cause: caught })
   return { code: errnoOf(caught), message: caught instanceof Error ? caught.message : String(caught) }
 }
 
-export const appendService = (options: { store: ChunkStore; load: Load; log: Log }): [string, StreamHandler] => {
-  const { store, load, log } = options
-  return appendHandler((stream) => ({
+export const appendService = (options: DataServiceOptions): [string, StreamHandler] => {
+  const { store, load, log, requestLog } = options
+  return appendHandler((stream, peer) => ({
     message: (request) => {
       const { requestId, chunkId } = request
       const startMs = load.clock.nowMs()
       const bytes = request.data.length
+      const ids = (): RequestIds => ({ request: 'append', peer, chunk: chunkId, id: requestId })
       load.count++
       store
         .append(request)
         .then(
-          (length) => stream.send({ requestId, failure: undefined, length }),
-          (caught: unknown) =>
-            stream.send({
-              requestId,
-              failure: failureOf(caught, log, { request: 'Append', requestId, chunk: chunkId }),
-              length: store.state(chunkId)?.length ?? 0,
-            }),
+          (length) => {
+            requestLog.ended({ startMs }, ids)
+            stream.send({ requestId, failure: undefined, length })
+          },
+          (caught: unknown) => {
+            const failure = failureOf(caught, log, ids())
+            requestLog.ended({ startMs, failure: failure.code }, ids)
+            stream.send({ requestId, failure, length: store.state(chunkId)?.length ?? 0 })
+          },
         )
         .finally(() => {
           load.count--

@@ -11,6 +11,7 @@ import type { Clock } from '../platform/clock.ts'
 import type { Disk } from '../platform/disk.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
+import { RequestLog } from '../platform/request-log.ts'
 import type { Listener, Services, Transport } from '../platform/transport.ts'
 import { appendService, type Load } from './append-service.ts'
 import { chunkStoreService } from './chunk-store-service.ts'
@@ -79,7 +80,8 @@ export const startChunkServer = async (options: ChunkServerOptions): Promise<Run
   }
   try {
     const load: Load = { count: 0, activity: new Activity(), clock }
-    const stream: Services['stream'] = new Map([appendService({ store, load, log }), readService({ store, load, log })])
+    const forClients = { store, load, log, requestLog: new RequestLog(log, clock) }
+    const stream: Services['stream'] = new Map([appendService(forClients), readService(forClients)])
     const unary = chunkStoreService({ store, rpc, bulk, clock, log })
     const rpcListener = await rpc.listen(options.listenAddress, { unary, stream })
     listeners.push(rpcListener)

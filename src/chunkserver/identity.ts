@@ -74,7 +74,8 @@ export const writeIdentity = (disk: Disk, directory: string, identity: StoreIden
 export const refuseForeignDirectory = async (disk: Disk, directory: string): Promise<void> => {
   const names = await disk.list(directory).catch((error: unknown): never => {
     if (!(error instanceof PosixError)) throw error
-    throw new UsageError(`cannot use the data directory ${directory}: ${error.message}`)
+    const why = error.code === 'ENOTDIR' ? 'it is not a directory' : error.message
+    throw new UsageError(`cannot use the data directory ${directory}: ${why}`)
   })
   const ours = (name: string): boolean => name === 'LOCK' || name === 'lost+found' || name.startsWith(identityFileName)
   const foreign = names.find((name) => !ours(name))

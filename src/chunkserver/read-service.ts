@@ -5,13 +5,12 @@
  * all streams together hold at most `bytesInProgressMax` of data that is being read.
  */
 import { giveBackWhenSent } from '../platform/buffer-pool.ts'
-import type { Log } from '../platform/log.ts'
+import type { RequestIds } from '../platform/request-log.ts'
 import type { StreamHandler } from '../platform/transport.ts'
 import { readHandler } from '../protocol/bulk.ts'
 import type { ReadReply, ReadRequest } from '../protocol/gen/shoal/v1/chunk_store.pb.ts'
 import type { TypedStream } from '../protocol/rpc.ts'
-import { failureOf, type Load } from './append-service.ts'
-import type { ChunkStore } from './store.ts'
+import { failureOf, type DataServiceOptions } from './append-service.ts'
 
 /** Reads of one stream at a time. */
 const readsPerStream = 8
@@ -46,18 +45,12 @@ class Budget {
   }
 }
 
-interface ServiceOptions {
-  store: ChunkStore
-  load: Load
-  log: Log
-}
-
 const nothing = Buffer.alloc(0)
 
-export const readService = (options: ServiceOptions): [string, StreamHandler] => {
+export const readService = (options: DataServiceOptions): [string, StreamHandler] => {
   const budget = new Budget(bytesInProgressMax)
-  return readHandler((stream) => {
-    const reader = new StreamReader(options, budget, stream)
+  return readHandler((stream, peer) => {
+    const reader = new StreamReader(options, budget, stream, peer)
     return {
       message: (request) => reader.push(request),
       closed: () => reader.close(),
@@ -66,17 +59,19 @@ export const readService = (options: ServiceOptions): [string, StreamHandler] =>
 }
 
 class StreamReader {
-  readonly #options: ServiceOptions
+  readonly #options: DataServiceOptions
   readonly #budget: Budget
   readonly #stream: TypedStream<ReadReply>
+  readonly #peer: string
   readonly #waiting: ReadRequest[] = []
   #running = 0
   #closed = false
 
-  constructor(options: ServiceOptions, budget: Budget, stream: TypedStream<ReadReply>) {
+  constructor(options: DataServiceOptions, budget: Budget, stream: TypedStream<ReadReply>, peer: string) {
     this.#options = options
     this.#budget = budget
     this.#stream = stream
+    this.#peer = peer
   }
 
   push(request: ReadRequest): void {
@@ -113,15 +108,18 @@ class StreamReader {
   }
 
   async #read({ requestId, chunkId, offset, length }: ReadRequest): Promise<ReadReply> {
-    const { load } = this.#options
+    const { load, log, requestLog } = this.#options
+    const ids = (): RequestIds => ({ request: 'read', peer: this.#peer, chunk: chunkId, id: requestId })
     const startMs = load.clock.nowMs()
     try {
       const { data, checksums } = await this.#options.store.read({ chunkId, offset, length })
       load.activity.add('read', data.length, load.clock.nowMs() - startMs)
+      requestLog.ended({ startMs }, ids)
       giveBackWhenSent(data)
       return { requestId, failure: undefined, checksums, data }
     } catch (caught) {
-      const failure = failureOf(caught, this.#options.log, { request: 'Read', requestId, chunk: chunkId })
+      const failure = failureOf(caught, log, ids())
+      requestLog.ended({ startMs, failure: failure.code }, ids)
       return { requestId, failure, checksums: nothing, data: nothing }
     }
   }

@@ -7,7 +7,7 @@ import type { Command } from 'commander'
 import { Option } from 'commander'
 import type { AdminCall } from '../main/admin-client.ts'
 import { adminClient } from '../main/admin-client.ts'
-import { UsageError } from '../domain/errors.ts'
+import { UnavailableError, UsageError } from '../domain/errors.ts'
 import { durationOption } from './duration-option.ts'
 import { argument } from './failure.ts'
 import { defaultMasterAddress, parseAddress, parseMountSource } from './address.ts'
@@ -37,7 +37,15 @@ export const withAdminOptions = (command: Command, { json = true }: { json?: boo
 /** SHOAL_MASTER, or the cluster that was started here by `shoal up`, or the default port on this machine. */
 export const defaultMaster = async (): Promise<string> => {
   const fromEnvironment = process.env['SHOAL_MASTER']
-  if (fromEnvironment !== undefined && fromEnvironment !== '') return parseAddress(fromEnvironment)
+  if (fromEnvironment !== undefined && fromEnvironment !== '') {
+    try {
+      return parseAddress(fromEnvironment)
+    } catch (caught) {
+      throw caught instanceof UsageError
+        ? new UsageError(`SHOAL_MASTER = ${fromEnvironment}: ${caught.message}`)
+        : caught
+    }
+  }
   const local = await readUpState('.shoal')
   return local === undefined ? defaultMasterAddress : `127.0.0.1:${local.masterPort}`
 }
@@ -82,7 +90,7 @@ export const resolveClusterPath = async (
   }
   if (!path.startsWith('/')) {
     throw new UsageError(
-      `${path} is in no mount of Shoal; name a file in a mount, or a path of the cluster that begins with /`,
+      `"${path}" is in no mount of Shoal; name a file in a mount, or a path of the cluster that begins with /`,
     )
   }
   return { path, master: given }
@@ -116,14 +124,30 @@ export const print = (lines: readonly string[]): void => {
   process.stdout.write(`${lines.join('\n')}\n`)
 }
 
-/** Looks every second until there is nothing left to wait for, with a line that is replaced in place on a terminal. */
+/** What is followed goes on in a master that was started again, or is out of reach for a moment. */
+const awayMsMax = 60_000
+
+/**
+ * Looks twice a second until there is nothing left to wait for, with a line that is replaced in place on a terminal. Rejects when the
+ * master has not answered for `awayMsMax`.
+ */
 export const follow = async <T>(
   look: () => Promise<T>,
   options: { line: (value: T) => string; isOver: (value: T) => boolean },
 ): Promise<T> => {
   const terminal = new TerminalLine(process.stderr)
+  let answeredMs = performance.now()
   for (;;) {
-    const value = await look()
+    let value: T
+    try {
+      value = await look()
+      answeredMs = performance.now()
+    } catch (caught) {
+      if (!(caught instanceof UnavailableError) || performance.now() - answeredMs > awayMsMax) throw caught
+      terminal.show(`${caught.message}; waiting for it`)
+      await sleep(500)
+      continue
+    }
     if (options.isOver(value)) {
       terminal.clear()
       return value

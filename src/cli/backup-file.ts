@@ -7,10 +7,11 @@
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { open, rename, unlink } from 'node:fs/promises'
+import { open, rename, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { UsageError } from '../domain/errors.ts'
+import { UnavailableError, UsageError } from '../domain/errors.ts'
 import type { StoreRecord } from '../master/restore.ts'
+import { fileFailure } from './file-failure.ts'
 
 const magic = Buffer.from('SHOALBK1', 'latin1')
 const endMark = 0xffff_ffff
@@ -25,8 +26,12 @@ export interface BackupHeader {
   takenMs: number
 }
 
-const codeOf = (caught: unknown): string =>
-  caught instanceof Error && 'code' in caught ? String(caught.code) : String(caught)
+/** A device or a pipe would be replaced by the backup, and a backup is never written into one. */
+const refuseSpecialFile = async (path: string): Promise<void> => {
+  const found = await stat(path).catch(() => undefined)
+  if (found?.isDirectory() === true) throw new UsageError(`cannot write ${path}: it is a directory; name a file in it`)
+  if (found?.isFile() === false) throw new UsageError(`cannot write ${path}: it is no ordinary file`)
+}
 
 /** The number of records. UsageError: the file cannot be written. Pages come in order; a failure leaves no file. */
 export const writeBackup = async (
@@ -34,9 +39,10 @@ export const writeBackup = async (
   header: BackupHeader,
   pages: AsyncIterable<readonly StoreRecord[]>,
 ): Promise<number> => {
+  await refuseSpecialFile(path)
   const unfinished = `${path}.unfinished`
   const file = await open(unfinished, 'w', 0o600).catch((caught: unknown) => {
-    throw new UsageError(`cannot write ${unfinished}: ${codeOf(caught)}`)
+    throw new UsageError(`cannot write ${unfinished}: ${fileFailure(caught)}`)
   })
   const hash = createHash('sha256')
   let waiting: Buffer[] = []
@@ -81,8 +87,8 @@ export const writeBackup = async (
   } catch (caught) {
     await file.close().catch(() => undefined)
     await unlink(unfinished).catch(() => undefined)
-    if (caught instanceof UsageError) throw caught
-    throw new UsageError(`cannot write ${path}: ${codeOf(caught)}`)
+    if (caught instanceof UsageError || caught instanceof UnavailableError) throw caught
+    throw new UsageError(`cannot write ${path}: ${fileFailure(caught)}`)
   }
 }
 
@@ -158,6 +164,6 @@ export const readBackup = async (
   } catch (caught) {
     if (caught instanceof UsageError) throw caught
     if (caught instanceof SyntaxError || caught instanceof RangeError) throw damaged('it is damaged')
-    throw new UsageError(`cannot read ${path}: ${codeOf(caught)}`)
+    throw new UsageError(`cannot read ${path}: ${fileFailure(caught)}`)
   }
 }

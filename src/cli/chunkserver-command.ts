@@ -2,7 +2,7 @@
 import { Command } from 'commander'
 import { argument } from './failure.ts'
 import { parseAddress, parseListenAddress } from './address.ts'
-import { parseBytes } from './quantity.ts'
+import { parseCapacity } from './quantity.ts'
 import { serve, warnIfOpen, withServeOptions, type ServeOptions } from './serve.ts'
 
 interface ChunkServerCommandOptions extends ServeOptions {
@@ -29,7 +29,7 @@ export const chunkServerCommand = (): Command =>
       .option(
         '--capacity <bytes>',
         'use no more than this, such as 100GiB (default: what the disk has)',
-        argument(parseBytes),
+        argument(parseCapacity),
       ),
   )
     .addHelpText(

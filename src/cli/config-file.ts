@@ -11,6 +11,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import { UsageError } from '../domain/errors.ts'
+import { fileFailure } from './file-failure.ts'
 
 export interface ConfigEntry {
   value: string
@@ -22,6 +23,11 @@ export interface ConfigEntry {
 export type ConfigFile = ReadonlyMap<string, ReadonlyMap<string, ConfigEntry>>
 
 export const defaultConfigPath = '/etc/shoal/shoal.conf'
+
+const shownMax = 60
+
+/** What the file has there, even if it is no text at all. */
+const shown = (line: string): string => JSON.stringify(line.length > shownMax ? `${line.slice(0, shownMax)}…` : line)
 
 /** `known`: the options that each section may have. */
 export const parseConfig = (
@@ -48,7 +54,8 @@ export const parseConfig = (
     }
     const pair = /^([^=]*?)\s*=\s*(.*)$/.exec(line)
     const option = pair?.[1] ?? ''
-    if (pair === null || option === '') throw new UsageError(`${where}: a line has to be "option = value": ${line}`)
+    if (pair === null || option === '')
+      throw new UsageError(`${where}: a line has to be "option = value", and not ${shown(line)}`)
     if (current === undefined) throw new UsageError(`${where}: "${option}" stands before the first [section]`)
     if (!current.options.has(option)) {
       throw new UsageError(
@@ -72,9 +79,9 @@ export const readConfig = async (
   try {
     text = await readFile(path ?? defaultConfigPath, 'utf8')
   } catch (caught) {
-    const { code, message } = caught as NodeJS.ErrnoException
+    const { code } = caught as NodeJS.ErrnoException
     if (path === undefined && (code === 'ENOENT' || code === 'ENOTDIR')) return new Map()
-    throw new UsageError(`cannot read the configuration file ${path ?? defaultConfigPath}: ${message}`)
+    throw new UsageError(`cannot read the configuration file ${path ?? defaultConfigPath}: ${fileFailure(caught)}`)
   }
   return parseConfig(text, path ?? defaultConfigPath, known)
 }

@@ -95,11 +95,11 @@ Examples:
   shoal fsck --repair
   shoal fsck --backup /backup/shoal.metadata`,
     )
-    .action(async (options: FsckOptions) => {
+    .action(async (options: FsckOptions, command: Command) => {
       const check = new StoreCheck()
       if (options.backup !== undefined) {
         if (options.repair === true)
-          throw new UsageError('a backup is not repaired: restore it, and repair the cluster')
+          command.error('error: a backup is not repaired: restore it, and repair the cluster')
         await readBackup(options.backup, ({ key, value }) => check.add(key, value))
         tell(options, check, check.finish(), undefined)
         return

@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { UsageError } from '../domain/errors.ts'
+import { fileFailure } from './file-failure.ts'
 import { outlineOf } from './command-outline.ts'
 import { manPages } from './man-page.ts'
 
@@ -11,7 +12,7 @@ const writePages = async (directory: string, pages: ReadonlyMap<string, string>)
     await mkdir(directory, { recursive: true })
     for (const [name, text] of pages) await writeFile(join(directory, name), text)
   } catch (caught) {
-    throw new UsageError(`cannot write the manual pages into ${directory}: ${(caught as Error).message}`)
+    throw new UsageError(`cannot write the manual pages into ${directory}: ${fileFailure(caught)}`)
   }
 }
 

@@ -2,7 +2,7 @@
 import { Command, Option } from 'commander'
 import { argument } from './failure.ts'
 import { defaultMasterAddress, parseListenAddress } from './address.ts'
-import { parseCount, parseDurationMs } from './quantity.ts'
+import { parseCount, parseDurationMs, parseDurationWithin } from './quantity.ts'
 import { serve, warnIfOpen, withServeOptions, type ServeOptions } from './serve.ts'
 
 interface MasterCommandOptions extends ServeOptions {
@@ -46,7 +46,7 @@ export const masterCommand = (): Command =>
       .option(
         '--session-lease <duration>',
         'how long a mount that does not answer keeps what it holds (default: 10s)',
-        argument(parseDurationMs),
+        argument(parseDurationWithin(['100ms', '1h'])),
       ),
   )
     .addHelpText(

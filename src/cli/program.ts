@@ -30,7 +30,19 @@ import { upCommand } from './up-command.ts'
 const pathOf = (command: Command): string =>
   command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
 
-/** Commander's own sentences, with our name in front and what to try behind. */
+/** Commander says what is wrong in one sentence and what would be right in another one. */
+const oneSentence = (text: string): string =>
+  text
+    .replace(/^error: (command-argument value )?/, '')
+    .trimEnd()
+    .replace(
+      /((?: is invalid| for ')[^.]*)\. (\w)/,
+      (_, wrong: string, first: string) => `${wrong}: ${first.toLowerCase()}`,
+    )
+    .replace(/\.$/, '')
+    .replace('\n(Did you mean', ' (did you mean')
+
+/** Commander's own words, with our name in front and where to look behind. */
 const withSentences = (command: Command): Command => {
   for (const below of command.commands) withSentences(below)
   return command
@@ -38,7 +50,7 @@ const withSentences = (command: Command): Command => {
     .showSuggestionAfterError()
     .configureOutput({
       outputError: (text, write) => {
-        write(`shoal: ${text.replace(/^error: /, '').trimEnd()}\nTry: ${pathOf(command)} --help\n`)
+        write(`shoal: ${oneSentence(text)}; see ${pathOf(command)} --help\n`)
       },
     })
 }

@@ -3,6 +3,7 @@
  * Parsing throws a UsageError that says what would have been right; results are exact non-negative safe integers.
  */
 import { UsageError } from '../domain/errors.ts'
+import { chunkBytes } from '../domain/limits.ts'
 
 const kib = 1024
 const byteUnits: ReadonlyMap<string, number> = new Map([
@@ -40,12 +41,30 @@ export const parseBytes = (text: string): number => {
   return value
 }
 
+/** Of a chunk server; less than one chunk is of no use. */
+export const parseCapacity = (text: string): number => {
+  const bytes = parseBytes(text)
+  if (bytes < chunkBytes) throw new UsageError(`It has to be at least ${formatBytes(chunkBytes)}.`)
+  return bytes
+}
+
 /** "10s" → 10000 (milliseconds). A number needs its unit, except 0. */
 export const parseDurationMs = (text: string): number => {
   const value = text.trim() === '0' ? 0 : quantity(text, durationUnits)
   if (value === undefined) throw new UsageError('It has to be a duration such as 500ms, 10s, 5m or 2h.')
   return value
 }
+
+/** A duration within these bounds, both included; they are shown as a person would type them. */
+export const parseDurationWithin =
+  ([min, max]: readonly [string, string]) =>
+  (text: string): number => {
+    const value = parseDurationMs(text)
+    if (value < parseDurationMs(min) || value > parseDurationMs(max)) {
+      throw new UsageError(`It has to be a duration from ${min} to ${max}.`)
+    }
+    return value
+  }
 
 /** A whole number within these bounds, both included. */
 export const parseCount =

@@ -57,14 +57,14 @@ const lookInto = async (directory: string): Promise<Held | undefined> => {
   }
 }
 
-/** Ids count up, so what was made since the backup is the difference. */
+/** Ids count up, so what was made since the backup is the difference at most: mounts are given ranges of them in advance. */
 const lossOf = (held: Held, backup: { clusterId: string; counters: ReadonlyMap<CounterName, bigint> }): string => {
   if (held.clusterId !== backup.clusterId) {
     return `it holds cluster ${held.clusterId}, and the backup is of cluster ${backup.clusterId}: all of that would be lost`
   }
   const since = (name: CounterName): bigint => (held.counters.get(name) ?? 0n) - (backup.counters.get(name) ?? 0n)
   return (
-    `it holds the same cluster, and what changed after the backup would be lost: ${formatCount(since('nextIno'))} files and directories ` +
+    `it holds the same cluster, and what changed after the backup would be lost: at most ${formatCount(since('nextIno'))} files and directories ` +
     `and ${formatCount(since('nextChunk'))} chunks were made since`
   )
 }

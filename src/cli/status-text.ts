@@ -31,18 +31,18 @@ const chunkLines = (status: StatusReply): string[] => {
   ]
   for (const [copies, count] of chunks.byValidReplicas.entries()) {
     if (count === 0n) continue
-    const remark =
-      copies === 0
-        ? '  ← no valid copy is known'
-        : copies < status.copies
-          ? '  ← under-replicated'
-          : copies > status.copies
-            ? '  ← surplus'
-            : ''
+    const remark = copies === 0 ? '  ← no valid copy is known' : ''
     lines.push(`          ${formatCount(count)} with ${copies} valid ${copies === 1 ? 'copy' : 'copies'}${remark}`)
   }
+  // By each chunk's own number, which a directory may have.
+  if (chunks.underReplicated > 0n) lines.push(`          ${formatCount(chunks.underReplicated)} under-replicated`)
+  if (chunks.overReplicated > 0n) lines.push(`          ${formatCount(chunks.overReplicated)} with surplus copies`)
   return lines
 }
+
+/** The rate is of the last ten seconds, the rest since the master was started. */
+const recallsText = ({ recalls, recallsPerSecond, recallMsMax }: StatusReply): string =>
+  `${recallsPerSecond.toFixed(1)} recalls/s, ${formatCount(recalls)} in all, the longest ${formatCount(recallMsMax)} ms`
 
 const repairLine = (status: StatusReply): string => {
   const { repair } = status
@@ -58,24 +58,28 @@ const repairLine = (status: StatusReply): string => {
   return `repair    ${formatCount(repair.running)} running, ${formatCount(repair.queued)} queued, ${formatBytes(repair.bytesLeft)}, ${eta}; ${history}`
 }
 
+/** "1 chunk has", "2 chunks have". */
+const have = (count: bigint, one: string, several: string): string =>
+  count === 1n ? `1 ${one} has` : `${formatCount(count)} ${several} have`
+
 /** Where the cluster is worse than it should be, most serious first; empty when all is well. */
 export const troubles = (status: StatusReply): string[] => {
   const found: string[] = []
   const { chunks } = status
   if (chunks !== undefined && chunks.lost > 0n) {
     found.push(
-      `${formatCount(chunks.lost)} chunks have no valid copy: files are unreadable until their servers are back`,
+      `${have(chunks.lost, 'chunk', 'chunks')} no valid copy: files are unreadable until their servers are back`,
     )
   }
   if (chunks !== undefined && chunks.underReplicated > 0n) {
-    found.push(`${formatCount(chunks.underReplicated)} chunks have fewer copies than they should`)
+    found.push(`${have(chunks.underReplicated, 'chunk', 'chunks')} too few copies`)
   }
   const up = status.servers.filter((server) => server.state === 'up').length
   if (up < status.servers.length)
-    found.push(`${status.servers.length - up} of ${status.servers.length} chunk servers are down`)
+    found.push(`${status.servers.length - up} of ${status.servers.length} chunk servers down`)
   if (up < status.copies) found.push(`${status.copies} copies need ${status.copies} chunk servers, ${up} are up`)
   const corrupt = status.servers.reduce((sum, server) => sum + server.corruptReplicas, 0n)
-  if (corrupt > 0n) found.push(`${formatCount(corrupt)} corrupt copies wait to be replaced`)
+  if (corrupt > 0n) found.push(`corrupt copies that wait to be replaced: ${formatCount(corrupt)}`)
   return found
 }
 
@@ -102,7 +106,7 @@ export const statusText = (status: StatusReply, master: string): string => {
     ...chunkLines(status),
     repairLine(status),
     `to free   ${formatCount(status.orphans)} unlinked files, ${formatCount(status.punchesPending)} ranges`,
-    `leases    ${formatCount(status.leases)} held, ${formatCount(status.recalls)} recalls, the longest ${formatCount(status.recallMsMax)} ms`,
+    `leases    ${formatCount(status.leases)} held; ${recallsText(status)}`,
     '',
     `chunk servers (${status.servers.length})`,
     ...indent(

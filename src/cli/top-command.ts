@@ -47,8 +47,11 @@ export const ratesOf = (before: Activity | undefined, after: Activity | undefine
   }
 }
 
-const ms = (value: number | undefined): string =>
-  value === undefined ? '-' : `${value.toFixed(value < 10 ? 2 : 0)} ms`
+/** What a mount buffers takes microseconds. */
+const time = (ms: number | undefined): string => {
+  if (ms === undefined) return '-'
+  return ms < 0.1 ? `${Math.round(ms * 1000)} µs` : `${ms.toFixed(ms < 10 ? 2 : 0)} ms`
+}
 
 interface Look {
   atMs: number
@@ -78,10 +81,10 @@ const sample = (before: Look, after: Look) => {
 const cells = (rates: Rates): string[] => [
   formatCount(Math.round(rates.reads)),
   formatBytes(rates.readBytes),
-  ms(rates.readMs),
+  time(rates.readMs),
   formatCount(Math.round(rates.writes)),
   formatBytes(rates.writeBytes),
-  ms(rates.writeMs),
+  time(rates.writeMs),
 ]
 
 const text = (before: Look, after: Look): string => {
@@ -96,7 +99,7 @@ const text = (before: Look, after: Look): string => {
         `${mount.host}:${mount.mountPoint}`,
         ...cells(mount),
         formatCount(Math.round(mount.others)),
-        ms(mount.otherMs),
+        time(mount.otherMs),
       ]),
     ),
     '',
@@ -116,7 +119,7 @@ export const topCommand = (): Command =>
   withAdminOptions(
     new Command('top')
       .description('show what mounts and chunk servers are doing now')
-      .addOption(durationOption('--interval <duration>', 'between two looks', '3s'))
+      .addOption(durationOption('--interval <duration>', 'between two looks', '3s', '100ms'))
       .option(
         '--count <n>',
         'end after so many looks (default: never on a terminal, else 1)',

@@ -43,7 +43,7 @@ export const umountCommand = (): Command =>
       '-f, --force',
       'for a mount that hangs: fail every operation in progress, then detach; loses what is buffered',
     )
-    .addOption(durationOption('--wait <duration>', 'how long to wait for buffered data', '1m'))
+    .addOption(durationOption('--wait <duration>', 'how long to wait for buffered data', '1m', '0'))
     .addHelpText(
       'after',
       `

@@ -20,7 +20,7 @@ import { argument } from './failure.ts'
 import { isShoal, mountedAt } from '../../mount/mount-table.ts'
 import { mountPointPath } from './mount-point.ts'
 import { freePorts, isFree } from './ports.ts'
-import { parseBytes, parseCount } from './quantity.ts'
+import { parseCapacity, parseCount } from './quantity.ts'
 import { isRoleAlive, servingProcess } from './serving-process.ts'
 import { fetchStatus } from '../main/master-status.ts'
 import { statusLine } from './status-text.ts'
@@ -275,11 +275,6 @@ class LocalCluster {
 }
 
 const up = async (directoryText: string, options: UpCommandOptions): Promise<void> => {
-  if (options.copies > options.servers) {
-    throw new UsageError(
-      `${options.copies} copies need at least ${options.copies} chunk servers, not ${options.servers}`,
-    )
-  }
   const { asked, forced } = stopSignals()
   const terminal = new TerminalLine(process.stdout)
   await makeDirectory(resolve(options.data), 'data directory')
@@ -346,7 +341,7 @@ export const upCommand = (): Command =>
       "the master's port (default: 9320 or, where that is taken, a free one; remembered)",
       argument(parseCount({ min: 1, max: 65_535 })),
     )
-    .option('--capacity <bytes>', 'limit of each chunk server, such as 10GiB', argument(parseBytes))
+    .option('--capacity <bytes>', 'limit of each chunk server, such as 10GiB', argument(parseCapacity))
     .addHelpText(
       'after',
       `
@@ -357,4 +352,9 @@ Examples:
 
 Ctrl-C unmounts and stops everything. A role that ends by itself is started again; its log is in DATA/logs.`,
     )
-    .action(up)
+    .action((directory: string, options: UpCommandOptions, command: Command) => {
+      const { copies, servers } = options
+      if (copies > servers)
+        command.error(`error: ${copies} copies need at least ${copies} chunk servers, not ${servers}`)
+      return up(directory, options)
+    })

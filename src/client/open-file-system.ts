@@ -93,7 +93,7 @@ export const openFileSystem = async (options: OpenFileSystemOptions): Promise<Cl
   } finally {
     timer.cancel()
   }
-  const connections = new ChunkConnections({ rpc, bulk, clock })
+  const connections = new ChunkConnections({ rpc, bulk, clock, log })
   const master = chunkMaster(session, locations, log)
   const writer = new ChunkWriter({ connections, master, clock, log, copiesMin: () => session.welcome.copiesMin })
   const reader = new ChunkReader({ connections, master, clock, log, place: { host, rack: rack ?? '' } })

@@ -23,6 +23,7 @@ import { PosixError, UnavailableError, UsageError } from '../domain/errors.ts'
 import { isSpoken, protocolVersions, versionsToSend, type ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
+import { RequestLog } from '../platform/request-log.ts'
 import type { Random } from '../platform/random.ts'
 import type { Transport } from '../platform/transport.ts'
 import { openStream } from '../protocol/rpc.ts'
@@ -128,6 +129,7 @@ export class Session {
   readonly #hooks: SessionHooks
   readonly #clock: Clock
   readonly #log: Log
+  readonly #requestLog: RequestLog
   readonly #protocol: ProtocolVersions
   #state: State
   #identity: Identity | undefined
@@ -163,6 +165,7 @@ export class Session {
     this.#hooks = hooks
     this.#clock = options.clock
     this.#log = options.log
+    this.#requestLog = new RequestLog(options.log, options.clock)
     this.#protocol = options.protocol ?? protocolVersions
     this.#state = { kind: 'away', timer: options.clock.after(0, () => {}) }
   }
@@ -443,6 +446,7 @@ export class Session {
     this.#inFlight.delete(id)
     this.#lockWaits.delete(id)
     if (this.#outbox.length > 0) this.#flushSoon()
+    this.#tellEnd(pending, result.$case === 'failure' ? { failure: result.value.code } : {})
     for (const lease of leasesOf(result)) if (lease !== undefined) this.#hooks.granted(lease)
     pending.outcome?.(result)
     if (pending.settle !== undefined) pending.settle(result)
@@ -627,7 +631,19 @@ export class Session {
       this.#cancels.push(pending.id)
       this.#flushSoon()
     }
-    pending.settle(noAnswer(pending.operation.$case))
+    const error = noAnswer(pending.operation.$case)
+    this.#tellEnd(pending, { noAnswer: error.message })
+    pending.settle(error)
+  }
+
+  /** A wait for a lock lasts as long as somebody has the lock. */
+  #tellEnd({ operation, id, startedMs }: Pending, end: { failure?: string; noAnswer?: string }): void {
+    if (waitsForLock(operation)) return
+    this.#requestLog.ended({ startMs: startedMs, ...end }, () => ({
+      request: operation.$case,
+      session: this.#identity?.id,
+      id,
+    }))
   }
 }
 

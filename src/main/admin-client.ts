@@ -9,7 +9,7 @@ type Methods = (typeof AdminDefinition)['methods']
 type RequestOf<Name extends keyof Methods> = ReturnType<Methods[Name]['requestType']['decode']>
 type ReplyOf<Name extends keyof Methods> = ReturnType<Methods[Name]['responseType']['decode']>
 
-/** UsageError when there is no answer, or the answer is a refusal. */
+/** UnavailableError, with a sentence for people, when there is no answer; UsageError when the answer is a refusal. */
 export type AdminCall = <Name extends keyof Methods>(name: Name, request: RequestOf<Name>) => Promise<ReplyOf<Name>>
 
 interface AnyMethod {
@@ -26,7 +26,10 @@ export const adminClient =
       return (await callUnary(rpc, master, AdminDefinition, method, request, { deadlineMs })) as never
     } catch (caught) {
       if (caught instanceof UnavailableError) {
-        throw new UsageError(`no Shoal master answers at ${master}: ${reasonOf(caught.message)}`)
+        const { maybeCommitted } = caught
+        throw new UnavailableError(`no Shoal master answers at ${master}: ${reasonOf(caught.message)}`, {
+          maybeCommitted,
+        })
       }
       // The master's refusals are sentences for people.
       if (caught instanceof PosixError) throw new UsageError(caught.message)

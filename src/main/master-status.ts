@@ -10,6 +10,7 @@ const reasons: readonly [RegExp, string][] = [
   [/ENOTFOUND|EAI_AGAIN|[Nn]ame resolution|[Rr]esolution note: \S/, 'there is no such host'],
   [/EHOSTUNREACH|ENETUNREACH/, 'the host cannot be reached'],
   [/ECONNRESET|EPROTO|[Pp]rotocol error|UNIMPLEMENTED/, 'what listens there does not speak to us'],
+  [/Connection dropped/, 'the connection broke'],
   [/[Dd]eadline|DEADLINE_EXCEEDED|ETIMEDOUT/, 'no answer in time'],
 ]
 

@@ -16,6 +16,7 @@ import { OperationHistogram } from '../platform/operation-histogram.ts'
 import type { KvEngine } from '../platform/kv-engine.ts'
 import { masterFigures } from './master-figures.ts'
 import { fetchStatus } from './master-status.ts'
+import { masterDiskFigures, rocksDbFigures } from './rocksdb-figures.ts'
 import type { Running } from './running.ts'
 
 const statusMsMax = 5000
@@ -90,6 +91,8 @@ export const runMaster = async (options: RunMasterOptions): Promise<Running> => 
               async () => masterFigures(await fetchStatus(rpc, master.address, statusMsMax)),
               () => operations.figures(),
               () => kvOperations.figures(),
+              () => rocksDbFigures(opened),
+              async () => masterDiskFigures(await realDisk.space(options.data)),
             ],
             log,
           }).catch(async (caught: unknown) => {

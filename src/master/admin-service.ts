@@ -173,6 +173,7 @@ export const statusOf = async (options: AdminServiceOptions): Promise<StatusRepl
     copies: options.copiesDefault,
     copiesMin: options.copiesMin,
     recalls: BigInt(leaseStatistics.recalls),
+    recallsPerSecond: leaseStatistics.recallsPerSecond,
     recallMsMax: leaseStatistics.recallMsMax,
     leases: BigInt(leaseStatistics.leases),
     rssBytes: BigInt(options.rssBytes()),

@@ -14,6 +14,7 @@ import { PosixError } from '../domain/errors.ts'
 import type { Ino, SessionId } from '../domain/ids.ts'
 import type { Allowed, HeldMode, LeaseEvent, LeaseMode, LeaseState } from '../domain/lease.ts'
 import { freeLease, heldMode, holdersOf, transition } from '../domain/lease.ts'
+import { RecentRate } from '../domain/recent-rate.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Lease } from '../protocol/gen/shoal/v1/session.pb.ts'
@@ -66,6 +67,7 @@ export interface LeaseTableOptions {
 export interface LeaseStatistics {
   leases: number
   recalls: number
+  recallsPerSecond: number
   recallMsMax: number
 }
 
@@ -100,6 +102,7 @@ export class LeaseTable implements LeaseGate {
   #grants: bigint
   #leases = 0
   #recallsSent = 0
+  readonly #recallRate = new RecentRate()
   #longestRecallMs = 0
 
   constructor(options: LeaseTableOptions) {
@@ -295,7 +298,12 @@ export class LeaseTable implements LeaseGate {
   }
 
   statistics(): LeaseStatistics {
-    return { leases: this.#leases, recalls: this.#recallsSent, recallMsMax: Math.round(this.#longestRecallMs) }
+    return {
+      leases: this.#leases,
+      recalls: this.#recallsSent,
+      recallsPerSecond: this.#recallRate.perSecond(this.#options.clock.nowMs()),
+      recallMsMax: Math.round(this.#longestRecallMs),
+    }
   }
 
   close(): void {
@@ -382,10 +390,12 @@ export class LeaseTable implements LeaseGate {
 
   #recall(ino: Ino, session: SessionId, grant: bigint, to: Allowed): void {
     const key = recallKey(ino, session)
-    const sinceMs = this.#recalls.get(key)?.sinceMs ?? this.#options.clock.nowMs()
+    const nowMs = this.#options.clock.nowMs()
+    const sinceMs = this.#recalls.get(key)?.sinceMs ?? nowMs
     const recall: Recall = { ino, session, grant, to, sinceMs, quiets: !this.#hurrying }
     this.#recalls.set(key, recall)
     this.#recallsSent++
+    this.#recallRate.add(nowMs)
     this.#send(recall)
     this.#repeat ??= this.#options.clock.after(recallRepeatMs, () => this.#repeatAll())
   }

@@ -12,6 +12,7 @@ import type { Clock } from '../platform/clock.ts'
 import type { DiskSpace } from '../platform/disk.ts'
 import type { KvEngine } from '../platform/kv-engine.ts'
 import type { Log } from '../platform/log.ts'
+import { RequestLog } from '../platform/request-log.ts'
 import type { Random } from '../platform/random.ts'
 import type { Listener, Transport } from '../platform/transport.ts'
 import { SessionDefinition } from '../protocol/gen/shoal/v1/session.pb.ts'
@@ -283,6 +284,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
   const sessionService = sessionHandler({
     clock,
     log,
+    requestLog: new RequestLog(log, clock),
     store,
     sessions,
     leases,

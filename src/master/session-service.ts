@@ -18,6 +18,7 @@ import type { LockWish } from '../domain/range-locks.ts'
 import { lockEndMax } from '../domain/range-locks.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
+import type { RequestLog } from '../platform/request-log.ts'
 import type { StreamHandler } from '../platform/transport.ts'
 import type {
   ClientMessage,
@@ -66,6 +67,7 @@ const leaseRetriesMax = 8
 export interface SessionServiceOptions {
   clock: Clock
   log: Log
+  requestLog: RequestLog
   store: Store
   sessions: SessionTable
   leases: LeaseTable
@@ -278,6 +280,7 @@ const start = (options: SessionServiceOptions, session: Session, request: Reques
       operations?.observe(request.op?.$case ?? 'none', clock.nowMs() - startMs, {
         failed: result.$case === 'failure',
       })
+      tellEnd(options.requestLog, session, request, startMs, result)
       session.running.delete(request.id)
       session.outbox?.reply({ id: request.id, result })
     } catch (caught) {
@@ -298,6 +301,13 @@ const start = (options: SessionServiceOptions, session: Session, request: Reques
     }
   }
   void run()
+}
+
+/** A wait for a lock lasts as long as somebody has the lock. */
+const tellEnd = (log: RequestLog, session: Session, { op, id }: Request, startMs: number, result: Result): void => {
+  if (op?.$case === 'setlk' && op.value.wait) return
+  const failure = result.$case === 'failure' ? result.value.code : undefined
+  log.ended({ startMs, failure }, () => ({ request: op?.$case ?? 'none', session: session.id, id }))
 }
 
 interface Progress {

@@ -25,6 +25,8 @@ declare module 'level-rocksdb' {
       fillCache: boolean
     }): LevelIterator
     close(callback: (error?: Error | null) => void): void
+    /** The wrapper that encodes, and in it the binding. */
+    readonly db: { readonly db: { getProperty(name: string): string } }
   }
 
   export interface LevelOptions {

@@ -13,7 +13,7 @@
  * Memory is bounded: a block cache of 16 MiB, two write buffers of 8 MiB, 256 open tables.
  */
 import { statfsSync } from 'node:fs'
-import { mkdir, stat } from 'node:fs/promises'
+import { mkdir, readdir, stat } from 'node:fs/promises'
 import level, { type Level, type LevelIterator } from 'level-rocksdb'
 import { PosixError, UsageError } from '../domain/errors.ts'
 import { findDamagedLog } from './rocksdb-log-check.ts'
@@ -43,6 +43,9 @@ const messageOf = (caught: unknown): string => (caught instanceof Error ? caught
 
 const asPosixError = (caught: unknown): PosixError =>
   caught instanceof PosixError ? caught : new PosixError('EIO', `RocksDB: ${messageOf(caught)}`)
+
+/** What RocksDB may have left before a database was complete, and what the root of a file system has. */
+const rocksDbNames = /^(IDENTITY|LOCK|LOG(\.old\.\d+)?|(MANIFEST|OPTIONS)-\d+|\d+\.(log|sst|dbtmp)|lost\+found)$/
 
 /** RocksDB's failures arrive as text alone. It is read for the sake of the sentence; whatever it is, the directory is not opened. */
 const openFailure = (path: string, caught: unknown): UsageError => {
@@ -126,7 +129,12 @@ class RocksDbSnapshot implements KvSnapshot {
   }
 }
 
-class RocksDbEngine implements KvEngine {
+export interface RocksDb extends KvEngine {
+  /** A figure of the database itself, by its name behind "rocksdb."; NaN where this RocksDB has none. */
+  property(name: string): number
+}
+
+class RocksDbEngine implements RocksDb {
   private readonly path: string
   private readonly level: Level
   private waiting: Waiting[] = []
@@ -139,6 +147,12 @@ class RocksDbEngine implements KvEngine {
   constructor(path: string, opened: Level) {
     this.path = path
     this.level = opened
+  }
+
+  property(name: string): number {
+    this.assertOpen()
+    const text = this.level.db.db.getProperty(`rocksdb.${name}`)
+    return text === '' ? Number.NaN : Number(text)
   }
 
   async get(key: Buffer): Promise<Buffer | undefined> {
@@ -287,12 +301,20 @@ class RocksDbEngine implements KvEngine {
  * Opens the database in this directory and makes it if it is missing. UsageError, one sentence: the directory is in use, not a
  * directory, unreadable or damaged.
  */
-export const openRocksDb = async (path: string): Promise<KvEngine> => {
+export const openRocksDb = async (path: string): Promise<RocksDb> => {
+  let foreign: string | undefined
   try {
     await mkdir(path, { recursive: true })
     if (!(await stat(path)).isDirectory()) throw Object.assign(new Error(path), { code: 'EEXIST' })
+    const names = await readdir(path)
+    if (!names.includes('CURRENT')) foreign = names.find((name) => !rocksDbNames.test(name))
   } catch (caught) {
     throw directoryFailure(path, caught)
+  }
+  if (foreign !== undefined) {
+    throw new UsageError(
+      `${path} has something else in it (${foreign}): give a master an empty directory of its own, or one that a master has made`,
+    )
   }
   // Also when another process has it open: its log may grow meanwhile, but never gets a whole batch behind a torn one.
   const damaged = await findDamagedLog(path)

@@ -21,7 +21,7 @@ const send = (address: string, bytes: Buffer): Promise<void> =>
     socket.on('connect', () => socket.write(bytes))
   })
 
-t.test('bad input', { timeout: 240_000 }, async (t) => {
+t.test('bad input', { timeout: 300_000 }, async (t) => {
   if (!(await needs(t, { root: true, fuse: true, programs: ['unshare', 'python3'] }))) return
   const cluster = await startCluster(t, { servers: 3 })
   const other = await startCluster(t, { servers: 1, mounts: 0 })
@@ -52,6 +52,73 @@ t.test('bad input', { timeout: 240_000 }, async (t) => {
     const underFile = join(cluster.directory, 'master.log', 'data')
     await refused(['chunkserver', '--data', underFile, '--master', cluster.masterAddress], underFile)
     await refused(['master', '--data', underFile, '--listen', '127.0.0.1:0'], underFile)
+  })
+
+  await t.test('commands of an administrator', async (t) => {
+    const { masterAddress: master, directory } = cluster
+    const away = '127.0.0.1:1'
+    const path = (name: string): string => join(directory, 'wrong', name)
+    await sh(`mkdir -p '${path('empty')}' && cd '${path('.')}' && echo text > file && touch nothing && mkfifo pipe
+      head -c 5000 /dev/urandom > random`)
+    const onMaster = (...args: string[]): string[] => [...args, '--master', master]
+    const empty = path('empty')
+    const cases: [string[], string | RegExp][] = [
+      [['status', away], 'nothing listens there'],
+      [['status', 'no-such-host.invalid:9320'], 'there is no such host'],
+      [['status', cluster.masterAddress.replace(/\d+$/, '1')], 'no Shoal master answers'],
+      ...['servers', 'df', 'fsck', 'scrub', 'rebalance', 'top'].map((command): [string[], string] => [
+        [command, '--master', away],
+        'nothing listens there',
+      ]),
+      [['snapshot-metadata', path('backup'), '--master', away], 'nothing listens there'],
+      [onMaster('servers', 'drain', '99'), 'There is no server 99.'],
+      [onMaster('servers', 'drain', '1'), /add 1 first/],
+      [onMaster('servers', 'drain', '1', '--cancel'), 'not being drained'],
+      [onMaster('servers', 'remove', '1'), 'drain it first'],
+      [onMaster('servers', 'remove', '99'), 'There is no server 99.'],
+      [onMaster('servers', 'label', '99', 'x'), 'There is no server 99.'],
+      [onMaster('servers', 'label', '1', 'x'.repeat(300)), 'at most 255 characters'],
+      [onMaster('servers', 'rack', '99', 'x'), 'There is no server 99.'],
+      [onMaster('locate', '/none'), 'There is no /none in the cluster.'],
+      [onMaster('locate', '/before'), '/before is a directory; name a file in it.'],
+      [onMaster('locate', ''), '"" is in no mount of Shoal'],
+      [['locate', join(root, 'none')], 'There is no /none in the cluster.'],
+      [onMaster('copies', 'get', '/none'), 'There is no /none in the cluster.'],
+      [onMaster('copies', 'set', '/none', '2'), 'There is no /none in the cluster.'],
+      [onMaster('copies', 'set', '/before', '4'), '4 copies need 4 chunk servers'],
+      [onMaster('scrub', '--server', '99'), 'There is no server 99.'],
+      [['fsck', '--backup', path('none')], 'there is no such file'],
+      [['fsck', '--backup', path('random')], 'it does not begin as one'],
+      [['fsck', '--backup', path('nothing')], 'it does not begin as one'],
+      [onMaster('snapshot-metadata', empty), 'it is a directory; name a file in it'],
+      [onMaster('snapshot-metadata', path('pipe')), 'it is no ordinary file'],
+      [onMaster('snapshot-metadata', path('none/backup')), 'there is no such file or directory'],
+      [['restore', path('none'), '--data', path('new')], 'there is no such file'],
+      [['restore', path('random'), '--data', path('new')], 'it does not begin as one'],
+      [['--config', path('none'), 'config'], 'there is no such file'],
+      [['--config', path('file'), 'config'], 'a line has to be "option = value", and not "text"'],
+      [['mount', away, empty, '--connect-timeout', '1s', '--log-file', path('log')], 'nothing listens there'],
+      [['mount', master, path('none')], 'create the directory first'],
+      [['mount', master, path('file')], 'is not a directory'],
+      [['mount', master, path('.')], 'is not empty'],
+      [['mount', master, root], 'unmount it first'],
+      [['mount', `${master}/none`, empty, '--log-file', path('log')], 'There is no /none in the cluster.'],
+      [['mount', master, empty, '-o', 'frob'], 'unknown mount option "frob"'],
+      [['umount', empty], 'nothing is mounted at'],
+      [['umount', '/proc'], 'is proc, not Shoal'],
+      [['abort', empty], 'nothing is mounted at'],
+      [['man', '--directory', path('file')], 'something that is no directory is there'],
+      [['master', '--data', cluster.serverData(0), '--listen', '127.0.0.1:0'], 'has something else in it'],
+      [['chunkserver', '--data', join(directory, 'master'), '--master', master], 'is not empty'],
+      [['chunkserver', '--data', path('file'), '--master', master], 'it is not a directory'],
+    ]
+    // Each takes a process of Node to start, and none of them changes anything.
+    while (cases.length > 0) await Promise.all(cases.splice(0, 4).map(([args, sentence]) => refused(args, sentence)))
+    t.equal(
+      (await sh(`cd '${path('.')}' && ls && find empty new log -type f 2>/dev/null | grep -v log || true`)).trim(),
+      'empty\nfile\nlog\nnothing\npipe\nrandom',
+      'nothing was made but a log',
+    )
   })
 
   await t.test('a machine without /dev/fuse', async (t) => {

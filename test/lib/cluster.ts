@@ -53,6 +53,8 @@ export interface ClusterOptions {
   serverData?: (index: number) => string
   /** Each process on a host of its own, instead of loopback. */
   hosts?: Hosts
+  /** The build that master, chunk servers and mounts are started from at first. */
+  cli?: string
 }
 
 /** What `shoal status --json` prints, as far as tests look at it. */
@@ -134,6 +136,8 @@ export const eventually = async <T>(
 export class Role {
   readonly name: string
   readonly logPath: string
+  /** The build that it is started from; may change while it does not run, as in an upgrade. */
+  cli = shoalCli
   readonly #args: readonly string[]
   readonly #env: NodeJS.ProcessEnv
   /** Undefined: this machine itself. */
@@ -157,7 +161,7 @@ export class Role {
   async start(timeoutMs = 30_000): Promise<string> {
     if (this.#child !== undefined) throw new Error(`${this.name} runs already`)
     const log = openSync(this.logPath, 'a')
-    const [program, ...args] = [...(this.host?.enter ?? []), process.execPath, shoalCli, ...this.#args]
+    const [program, ...args] = [...(this.host?.enter ?? []), process.execPath, this.cli, ...this.#args]
     const child = spawn(program!, args, {
       // The pipe ends when the test process dies, and the child with it.
       stdio: ['pipe', 'pipe', log],
@@ -286,6 +290,7 @@ export class Cluster {
       options.env ?? {},
       host,
     )
+    this.master.cli = options.cli ?? shoalCli
   }
 
   get roles(): Role[] {
@@ -304,7 +309,7 @@ export class Cluster {
     return this.#options.serverData?.(index) ?? join(this.directory, `chunkserver-${index}`)
   }
 
-  async addServer(): Promise<Role> {
+  async addServer(cli = this.#options.cli ?? shoalCli): Promise<Role> {
     const index = this.servers.length
     const rack = this.#options.racks?.[index]
     const host = await this.#options.hosts?.add()
@@ -323,12 +328,13 @@ export class Cluster {
       this.#options.env ?? {},
       host,
     )
+    role.cli = cli
     this.servers.push(role)
     await role.start()
     return role
   }
 
-  async addMount(args: readonly string[] = []): Promise<MountRole> {
+  async addMount(args: readonly string[] = [], cli = this.#options.cli ?? shoalCli): Promise<MountRole> {
     const index = this.mounts.length
     const directory = join(this.directory, `mnt-${index}`)
     await mkdir(directory, { recursive: true })
@@ -348,6 +354,7 @@ export class Cluster {
       this.#options.env ?? {},
       await this.#options.hosts?.add(),
     )
+    role.cli = cli
     this.mounts.push(role)
     await role.start()
     return role

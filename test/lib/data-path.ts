@@ -37,7 +37,7 @@ export const dataPath = async (
   const copiesMin = options.copiesMin ?? 2
   const master = fakeChunkMaster(servers, copiesMin)
   const transport = network.transport('10.0.0.100')
-  const connections = new ChunkConnections({ rpc: transport, bulk: transport, clock })
+  const connections = new ChunkConnections({ rpc: transport, bulk: transport, clock, log: silentLog })
   const common = { connections, master, clock, log: silentLog }
   return {
     network,

@@ -58,6 +58,8 @@ t.test('metrics', { timeout: 120_000 }, async (t) => {
     const master = texts.at(-1)
     t.equal(value(master, 'shoal_chunks_by_valid_replicas{replicas="3"}'), 1)
     t.ok(value(master, 'shoal_live_bytes') >= 5_000_000)
+    t.ok(value(master, 'shoal_rocksdb_write_buffers_bytes') > 0)
+    t.ok(value(master, 'shoal_master_disk_free_bytes') > 0)
     t.ok(value(texts[1], 'shoal_disk_bytes_total{operation="write"}') >= 5_000_000)
   })
 

@@ -1,5 +1,5 @@
 /**
- * An upgrade as docs/installing.md has it: the master first, then one chunk server after the other, then the mounts, while files are written
+ * An upgrade as docs/operating.md has it: the master first, then one chunk server after the other, then the mounts, while files are written
  * and read. The releases are this program with other ranges of protocol versions, so what is exchanged and decided is the real thing.
  */
 import t from 'tap'

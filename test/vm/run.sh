@@ -281,5 +281,16 @@ boot master
 until_prints still on client1 'cat /mnt/shoal/after'
 same "$(ssh_to client1 "$sums")" "$written" client1
 until_prints '^health +good' shoal status
-shoal fsck
+until_prints 'all is well' shoal fsck
+step 'the data of the master is lost, and restored from a backup'
+on master 'shoal snapshot-metadata /srv/backup --master '$master:9320
+on client1 'echo later >/mnt/shoal/later && sync /mnt/shoal/later'
+on master 'shoal restore /srv/backup --data /var/lib/shoal/master' && fail 'a running master was written over'
+on master 'systemctl stop shoal-master && rm -r /var/lib/shoal/master'
+on master 'shoal restore /srv/backup --data /var/lib/shoal/master && chown -R shoal:shoal /var/lib/shoal/master && systemctl start shoal-master'
+until_prints still on client1 'cat /mnt/shoal/after'
+same "$(ssh_to client1 "$sums")" "$written" client1
+same "$(ssh_to client2 "$sums")" "$written" client2
+until_prints '^health +good' shoal status
+until_prints 'all is well' shoal fsck
 step 'all of it is as it should be'

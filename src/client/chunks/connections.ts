@@ -8,6 +8,8 @@ import { UnavailableError } from '../../domain/errors.ts'
 import { asServerId } from '../../domain/ids.ts'
 import type { ServerId } from '../../domain/ids.ts'
 import type { Clock } from '../../platform/clock.ts'
+import { RequestLog, type RequestIds } from '../../platform/request-log.ts'
+import type { Log } from '../../platform/log.ts'
 import type { Transport } from '../../platform/transport.ts'
 import { decodeReadReply } from '../../protocol/bulk.ts'
 import { AppendReply, ChunkStoreDefinition, ReadRequest } from '../../protocol/gen/shoal/v1/chunk_store.pb.ts'
@@ -28,6 +30,7 @@ export interface ChunkConnectionsOptions {
   /** Framed TCP. */
   bulk: Transport
   clock: Clock
+  log: Log
 }
 
 /** How busy a server is with this client's reads. */
@@ -46,6 +49,7 @@ interface Connection {
 
 export class ChunkConnections {
   readonly #options: ChunkConnectionsOptions
+  readonly #requestLog: RequestLog
   /** By id and addresses: a server that came back elsewhere is another connection. */
   readonly #connections = new Map<string, Connection>()
   #lastAppendId = 0
@@ -53,6 +57,7 @@ export class ChunkConnections {
 
   constructor(options: ChunkConnectionsOptions) {
     this.#options = options
+    this.#requestLog = new RequestLog(options.log, options.clock)
   }
 
   /** An id for an append that goes to several servers under the same id. */
@@ -62,9 +67,18 @@ export class ChunkConnections {
   }
 
   /** Sends an encoded AppendRequest with an id from nextAppendId, in the order of the calls. */
-  append(server: ServerAddress, requestId: number, parts: readonly Uint8Array[], settle: Settle<AppendReply>): void {
-    if (this.#closed) refuse(settle)
-    else this.#connection(server).append.request(requestId, parts, settle)
+  append(
+    server: ServerAddress,
+    message: { chunkId: bigint; requestId: number; parts: readonly Uint8Array[] },
+    settle: Settle<AppendReply>,
+  ): void {
+    if (this.#closed) {
+      refuse(settle)
+      return
+    }
+    const { chunkId, requestId, parts } = message
+    const ids = { request: 'append', server: server.serverId, chunk: chunkId, id: requestId }
+    this.#connection(server).append.request(requestId, parts, this.#told(ids, settle))
   }
 
   read(
@@ -79,7 +93,18 @@ export class ChunkConnections {
     const connection = this.#connection(server)
     connection.lastReadId = connection.lastReadId === requestIdMax ? 1 : connection.lastReadId + 1
     const requestId = connection.lastReadId
-    connection.read.request(requestId, [ReadRequest.encode({ requestId, ...request }).finish()], settle)
+    const ids = { request: 'read', server: server.serverId, chunk: request.chunkId, id: requestId }
+    const parts = [ReadRequest.encode({ requestId, ...request }).finish()]
+    connection.read.request(requestId, parts, this.#told(ids, settle))
+  }
+
+  #told<Reply extends AppendReply | ReadReply>(ids: RequestIds, settle: Settle<Reply>): Settle<Reply> {
+    const startMs = this.#options.clock.nowMs()
+    return (outcome) => {
+      const end = outcome instanceof Error ? { noAnswer: outcome.message } : { failure: outcome.failure?.code }
+      this.#requestLog.ended({ startMs, ...end }, () => ids)
+      settle(outcome)
+    }
   }
 
   readLoad(server: ServerAddress): ReadLoad {

@@ -351,7 +351,7 @@ export class ChunkWriter {
     if (replica.outstanding === 0) replica.waitingSinceMs = now
     replica.outstanding++
     this.#startStallTimer()
-    this.#connections.append(replica.server, message.requestId, message.parts, (outcome) => {
+    this.#connections.append(replica.server, { ...message, chunkId: chunk.id }, (outcome) => {
       replica.outstanding--
       replica.waitingSinceMs = this.#clock.nowMs()
       this.#answered(chunk, replica, message, outcome)
@@ -592,7 +592,7 @@ export class ChunkWriter {
   ): Promise<'synced' | 'unfit' | 'missing' | 'unavailable'> {
     return new Promise((resolve) => {
       const { requestId, parts } = this.#syncMessage(chunkId, length)
-      this.#connections.append(server, requestId, parts, (outcome) => {
+      this.#connections.append(server, { chunkId, requestId, parts }, (outcome) => {
         if (outcome instanceof Error) resolve('unavailable')
         else if (outcome.failure?.code === sealedShorter) resolve('synced')
         else if (outcome.failure === undefined) resolve(outcome.length >= length ? 'synced' : 'missing')

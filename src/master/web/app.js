@@ -98,7 +98,7 @@ const drawFigures = (status) => {
     [bytes(used), `used, ${bytes(free)} free`],
     [`${up.length} / ${status.servers.length}`, 'servers up'],
     [count(status.chunks.total), `chunks, ${count(status.chunks.open)} open`],
-    [count(status.leases), `leases, ${plural(status.recalls, 'recall')}`],
+    [count(status.leases), `leases, ${status.recallsPerSecond.toFixed(1)} recalls/s`],
   ]
   byId('figures').replaceChildren(
     ...tiles.map(([value, text]) => make('div', { class: 'tile' }, make('b', { text: value }), make('span', { text }))),
@@ -159,12 +159,16 @@ const drawCopies = ({ chunks, copies }) => {
   const texts = []
   for (const [valid, number] of chunks.byValidReplicas.entries()) {
     if (number === 0) continue
-    const kind = valid === 0 ? 'bad' : valid < copies ? 'warn' : valid === copies ? 'good' : 'other'
+    // Directories may have their own number of copies: fewer than usual is wrong only where some chunk has too few.
+    const tooFew = valid < copies && chunks.underReplicated > 0
+    const kind = valid === 0 ? 'bad' : tooFew ? 'warn' : valid > copies ? 'other' : 'good'
     const part = make('span', { class: `fill-${kind}`, title: `${plural(number, 'chunk')} with ${valid}` })
     part.style.flexGrow = String(number)
     stack.append(part)
     texts.push(`${count(number)} with ${valid}`)
   }
+  if (chunks.underReplicated > 0) texts.push(`${count(chunks.underReplicated)} with fewer than they should have`)
+  if (chunks.overReplicated > 0) texts.push(`${count(chunks.overReplicated)} with more`)
   list.textContent = texts.length === 0 ? 'No chunks yet.' : `${texts.join(' · ')} (new files: ${copies})`
   byId('copies').replaceChildren(stack, list)
 }

@@ -19,23 +19,28 @@ type Tap = typeof t
 
 t.test('wrong command lines', async (t) => {
   const cases: [string[], string][] = [
-    [['frob'], "shoal: unknown command 'frob'\nTry: shoal --help\n"],
-    [['stats'], '(Did you mean status?)'],
-    [['up', '--bogus'], "shoal: unknown option '--bogus'\nTry: shoal up --help\n"],
+    [['frob'], "shoal: unknown command 'frob'; see shoal --help\n"],
+    [['stats'], '(did you mean status?); see shoal --help'],
+    [['up', '--bogus'], "shoal: unknown option '--bogus'; see shoal up --help\n"],
     [['up', 'a', 'b'], 'too many arguments'],
-    [['up', '--copies', '0'], 'It has to be a whole number from 1 to 16.'],
-    [['up', '--port', '65536'], 'It has to be a whole number from 1 to 65535.'],
+    [['up', '--copies', '0'], 'it has to be a whole number from 1 to 16; see shoal up --help'],
+    [['up', '--port', '65536'], 'it has to be a whole number from 1 to 65535; see'],
     [['master'], "required option '--data <dir>' not specified"],
-    [['master', '--data', 'x', '--listen', 'x'], 'It has to be HOST:PORT, such as 127.0.0.1:9320.'],
+    [['master', '--data', 'x', '--listen', 'x'], 'it has to be HOST:PORT, such as 127.0.0.1:9320; see'],
     [['master', '--data', 'x', '--copies', '1', '--min-copies', '2'], '--min-copies 2 is more than --copies 1'],
-    [['master', '--data', 'x', '--placement', 'best'], 'Allowed choices are weighted, random, rendezvous.'],
+    [['master', '--data', 'x', '--placement', 'best'], 'allowed choices are weighted, random, rendezvous'],
     [['chunkserver', '--data', 'x'], "required option '--master <host:port>' not specified"],
-    [['chunkserver', '--data', 'x', '--master', 'm:1', '--capacity', '10x'], 'It has to be a size such as 500MiB'],
+    [['chunkserver', '--data', 'x', '--master', 'm:1', '--capacity', '10x'], 'it has to be a size such as 500MiB'],
     [['mount', '127.0.0.1:9320'], "missing required argument 'dir'"],
-    [['mount', '127.0.0.1', 'x'], 'It has to be HOST:PORT'],
-    [['mount', 'm:1/a/../b', 'x'], 'without "." and "..".'],
-    [['status', 'nowhere'], 'It has to be HOST:PORT'],
-    [['status', '--timeout', '5'], 'It has to be a duration such as 500ms, 10s, 5m or 2h.'],
+    [['mount', '127.0.0.1', 'x'], 'it has to be HOST:PORT'],
+    [['mount', 'm:1/a/../b', 'x'], 'without "." and ".."; see shoal mount --help'],
+    [['status', 'nowhere'], 'it has to be HOST:PORT'],
+    [['status', '--timeout', '0'], 'it has to be a duration from 1ms to 1d'],
+    [['master', '--data', 'x', '--session-lease', '1ms'], 'it has to be a duration from 100ms to 1h'],
+    [['chunkserver', '--data', 'x', '--master', 'm:1', '--capacity', '0'], 'it has to be at least 64.0 MiB'],
+    [['up', '--copies', '4'], '4 copies need at least 4 chunk servers, not 3; see shoal up --help'],
+    [['fsck', '--repair', '--backup', 'x'], 'a backup is not repaired: restore it, and repair the cluster'],
+    [['status', '--timeout', '5'], 'it has to be a duration such as 500ms, 10s, 5m or 2h; see shoal status --help'],
   ]
   for (const [args, sentence] of cases) {
     await t.test(args.join(' '), async (t) => expectFailure(t as Tap, args, 2, sentence))
@@ -51,6 +56,13 @@ t.test('help and version', async (t) => {
     t.match(ran.stdout, /\nExamples:\n/, `${command} has examples`)
     t.notMatch(ran.stdout, 'exit-with-parent')
   }
+})
+
+t.test('an environment that names no address', async (t) => {
+  t.match(await shoal(['df'], { env: { ...process.env, SHOAL_MASTER: 'nowhere' } }), {
+    code: 1,
+    stderr: 'shoal: SHOAL_MASTER = nowhere: It has to be HOST:PORT',
+  })
 })
 
 t.test('a master that is away', async (t) => {

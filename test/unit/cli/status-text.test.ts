@@ -42,8 +42,9 @@ const good: StatusReply = {
   punchesPending: 0n,
   copies: 3,
   copiesMin: 2,
-  recalls: 0n,
-  recallMsMax: 0,
+  recalls: 12n,
+  recallsPerSecond: 0.25,
+  recallMsMax: 40,
   leases: 0n,
   rssBytes: 100n << 20n,
   rebalance: undefined,
@@ -80,20 +81,22 @@ t.test('a cluster that is well', async (t) => {
   t.match(text, /health +good/)
   t.match(text, /16 with 3 valid copies\n/)
   t.match(text, /repair +idle; since the start 4 done, 0 failed, 1 corrupt replaced/)
+  t.match(text, /leases +\d+ held; 0\.3 recalls\/s, 12 in all, the longest 40 ms\n/)
   t.notMatch(text, /recent repair events/)
   t.equal(statusLine(good), '12,345 inodes · 1.00 GiB · 3/3 servers up · repair: idle')
 })
 
 t.test('a cluster in trouble says so, the worst first', async (t) => {
   t.same(troubles(bad), [
-    '1 chunks have no valid copy: files are unreadable until their servers are back',
-    '14 chunks have fewer copies than they should',
-    '1 of 3 chunk servers are down',
+    '1 chunk has no valid copy: files are unreadable until their servers are back',
+    '14 chunks have too few copies',
+    '1 of 3 chunk servers down',
     '3 copies need 3 chunk servers, 2 are up',
-    '2 corrupt copies wait to be replaced',
+    'corrupt copies that wait to be replaced: 2',
   ])
   const text = statusText(bad, '127.0.0.1:9320')
-  t.match(text, /14 with 2 valid copies {2}← under-replicated/)
+  t.match(text, /14 with 2 valid copies\n/)
+  t.match(text, /14 under-replicated\n/)
   t.match(text, /1 with 0 valid copies {2}← no valid copy is known/)
   t.match(text, /repair +2 running, 12 queued, 896 MiB, about 1 min 30 s left/)
   t.match(text, /1970-01-01 00:00:00 +chunk 00000000000000ff +server 2 +lost replica/)

@@ -14,6 +14,7 @@ import { realClock } from '../../../../src/platform/clock.ts'
 import { framedTransport } from '../../../../src/platform/framed-transport.ts'
 import { grpcTransport } from '../../../../src/platform/grpc-transport.ts'
 import { silentLog } from '../../../../src/platform/log.ts'
+import { RequestLog } from '../../../../src/platform/request-log.ts'
 import { realDisk } from '../../../../src/platform/real-disk.ts'
 import { realRandom } from '../../../../src/platform/random.ts'
 import type { ChunkMaster, ServerAddress } from '../../../../src/client/chunks/ports.ts'
@@ -43,10 +44,8 @@ const environment = async (
     })
     await store.adopt({ clusterId: 'test', serverId })
     const load = { count: 0, activity: new Activity(), clock: realClock }
-    const stream: Services['stream'] = new Map([
-      appendService({ store, load, log: silentLog }),
-      readService({ store, load, log: silentLog }),
-    ])
+    const forClients = { store, load, log: silentLog, requestLog: new RequestLog(silentLog, realClock) }
+    const stream: Services['stream'] = new Map([appendService(forClients), readService(forClients)])
     const services = { unary: new Map(), stream }
     const listeners = [await rpc.listen('127.0.0.1:0', services), await bulk.listen('127.0.0.1:0', services)]
     const [first, second] = listeners.map(({ address }) => address)
@@ -64,7 +63,7 @@ const environment = async (
     locate: async (chunkIds) => new Map(chunkIds.map((chunkId) => [chunkId, addresses])),
     reportReplica: () => {},
   }
-  const connections = new ChunkConnections({ rpc, bulk, clock: realClock })
+  const connections = new ChunkConnections({ rpc, bulk, clock: realClock, log: silentLog })
   const common = { connections, master, clock: realClock, log: silentLog }
   const writer = new ChunkWriter({ ...common, copiesMin: () => 2 })
   const reader = new ChunkReader({ ...common, place: { host: '', rack: '' } })

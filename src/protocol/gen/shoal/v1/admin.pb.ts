@@ -47,6 +47,8 @@ export interface StatusReply {
     | undefined;
   /** Changes of the number of copies that are under way, the oldest first. */
   copiesJobs: CopiesJob[];
+  /** Lease recalls in a second, on average of the last ten seconds. */
+  recallsPerSecond: number;
 }
 
 /** What was done since the process began; rates are differences of two of these. */
@@ -472,6 +474,7 @@ function createBaseStatusReply(): StatusReply {
     rebalance: undefined,
     scrub: undefined,
     copiesJobs: [],
+    recallsPerSecond: 0,
   };
 }
 
@@ -560,6 +563,9 @@ export const StatusReply: MessageFns<StatusReply> = {
     }
     for (const v of message.copiesJobs) {
       CopiesJob.encode(v!, writer.uint32(162).fork()).join();
+    }
+    if (message.recallsPerSecond !== 0) {
+      writer.uint32(169).double(message.recallsPerSecond);
     }
     return writer;
   },
@@ -735,6 +741,14 @@ export const StatusReply: MessageFns<StatusReply> = {
             }
 
             message.copiesJobs.push(CopiesJob.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 21: {
+            if (tag !== 169) {
+              break;
+            }
+
+            message.recallsPerSecond = reader.double();
             continue;
           }
         }
