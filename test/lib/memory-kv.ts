@@ -35,14 +35,16 @@ const indexOf = (state: State, key: Buffer): number => {
   return low
 }
 
-const apply = (state: State, change: KvChange): void => {
+/** Returns what was there before. */
+const apply = (state: State, change: KvChange): KvEntry | undefined => {
   const at = indexOf(state, change.key)
-  const exists = state[at]?.key.equals(change.key) ?? false
-  if (change.type === 'del') {
-    if (exists) state.splice(at, 1)
-  } else {
-    state.splice(at, exists ? 1 : 0, { key: Buffer.from(change.key), value: Buffer.from(change.value) })
-  }
+  const before = state[at]?.key.equals(change.key) === true ? state[at] : undefined
+  if (change.type === 'put') {
+    const entry = { key: Buffer.from(change.key), value: Buffer.from(change.value) }
+    if (before) state[at] = entry
+    else state.splice(at, 0, entry)
+  } else if (before) state.splice(at, 1)
+  return before
 }
 
 const copied = ({ key, value }: KvEntry): KvEntry => ({ key: Buffer.from(key), value: Buffer.from(value) })
@@ -108,13 +110,8 @@ class MemoryEngine implements MemoryKv {
     const batch: KvChange[] = []
     this.undo.push(batch)
     for (const change of changes) {
-      const before = this.state[indexOf(this.state, change.key)]
-      batch.push(
-        before?.key.equals(change.key)
-          ? { type: 'put', key: before.key, value: before.value }
-          : { type: 'del', key: Buffer.from(change.key) },
-      )
-      apply(this.state, change)
+      const before = apply(this.state, change)
+      batch.push(before ? { type: 'put', ...before } : { type: 'del', key: Buffer.from(change.key) })
     }
     await this.wait('write')
     if (sync) this.undo.splice(0, this.undo.indexOf(batch) + 1)

@@ -62,7 +62,7 @@ export interface SimulatedDisk extends Disk {
   paths(): string[]
 }
 
-/** Content as blocks; a block that is missing is a hole. */
+/** Content as blocks; a block that is missing is a hole. A block is never changed but replaced: images share them. */
 interface Image {
   size: number
   blocks: Map<number, Buffer>
@@ -94,10 +94,7 @@ type NameChange =
 
 const parentOf = (path: string): string => path.slice(0, Math.max(path.lastIndexOf('/'), 0)) || '/'
 const normal = (path: string): string => (path.length > 1 ? path.replace(/\/+$/, '') : path).replaceAll(/\/+/g, '/')
-const copyOf = (image: Image): Image => ({
-  size: image.size,
-  blocks: new Map([...image.blocks].map(([index, block]) => [index, Buffer.from(block)])),
-})
+const copyOf = ({ size, blocks }: Image): Image => ({ size, blocks: new Map(blocks) })
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 /** What one call takes: when it is carried out, and when its caller learns it. */
@@ -108,6 +105,15 @@ export interface DiskTime {
 
 const oneTurn: DiskTime = { before: turn, after: () => Promise.resolve() }
 
+const withBytes = (block: Buffer | undefined, within: number, data: Buffer): Buffer => {
+  const changed = block ? Buffer.from(block) : Buffer.alloc(blockBytes)
+  data.copy(changed, within)
+  return changed
+}
+
+const withZeros = (block: Buffer, from: number, to: number): Buffer => Buffer.from(block).fill(0, from, to)
+
+/** A write's data belongs to the image afterwards. */
 const applyChange = (image: Image, change: Change): void => {
   switch (change.kind) {
     case 'write': {
@@ -116,9 +122,10 @@ const applyChange = (image: Image, change: Change): void => {
         const position = change.position + at
         const index = Math.floor(position / blockBytes)
         const within = position % blockBytes
-        let block = image.blocks.get(index)
-        if (!block) image.blocks.set(index, (block = Buffer.alloc(blockBytes)))
-        at += change.data.copy(block, within, at, at + blockBytes - within)
+        const length = Math.min(blockBytes - within, change.data.length - at)
+        const data = change.data.subarray(at, at + length)
+        image.blocks.set(index, length === blockBytes ? data : withBytes(image.blocks.get(index), within, data))
+        at += length
       }
       if (change.data.length > 0) image.size = Math.max(image.size, change.position + change.data.length)
       return
@@ -126,7 +133,8 @@ const applyChange = (image: Image, change: Change): void => {
     case 'truncate': {
       for (const [index, block] of image.blocks) {
         if (index * blockBytes >= change.length) image.blocks.delete(index)
-        else if ((index + 1) * blockBytes > change.length) block.fill(0, change.length - index * blockBytes)
+        else if ((index + 1) * blockBytes > change.length)
+          image.blocks.set(index, withZeros(block, change.length - index * blockBytes, blockBytes))
       }
       image.size = change.length
       return
@@ -137,7 +145,10 @@ const applyChange = (image: Image, change: Change): void => {
         const start = index * blockBytes
         if (start >= end || start + blockBytes <= change.offset) continue
         if (start >= change.offset && start + blockBytes <= end) image.blocks.delete(index)
-        else block.fill(0, Math.max(0, change.offset - start), Math.min(blockBytes, end - start))
+        else {
+          const from = Math.max(0, change.offset - start)
+          image.blocks.set(index, withZeros(block, from, Math.min(blockBytes, end - start)))
+        }
       }
     }
   }
@@ -275,8 +286,12 @@ class Simulation implements SimulatedDisk {
   flipBit(path: string, offset: number): void {
     const node = this.file(normal(path))
     for (const image of [node.current, node.synced]) {
-      const block = image.blocks.get(Math.floor(offset / blockBytes))
-      if (block) block[offset % blockBytes]! ^= 1
+      const index = Math.floor(offset / blockBytes)
+      const block = image.blocks.get(index)
+      if (!block) continue
+      const flipped = Buffer.from(block)
+      flipped[offset % blockBytes]! ^= 1
+      image.blocks.set(index, flipped)
     }
   }
 

@@ -3,6 +3,7 @@
  * with no error that the promises exclude.
  */
 import type { Context, Entry, FileSystem, Handle } from '../../src/client/file-system.ts'
+import { Interrupt } from '../../src/client/interrupt.ts'
 import { operationDeadlineMs } from '../../src/client/operation-guard.ts'
 import { PosixError } from '../../src/domain/errors.ts'
 import type { ErrnoName } from '../../src/domain/errors.ts'
@@ -76,7 +77,7 @@ export class Mount {
     const { time, trace } = this.#cluster
     if (!this.life.alive) throw new LifeEnded()
     const startMs = time.nowMs
-    const interrupt = new AbortController()
+    const interrupt = new Interrupt()
     const context: Context = { uid: 0, gid: 0, pid: 1, umask: 0o022, signal: interrupt.signal }
     const oneIn = options.interruptible === false ? 0 : this.#interruptsOneIn()
     if (oneIn > 0 && this.random.below(oneIn) === 0) {
@@ -108,7 +109,7 @@ export class Mount {
         const isUnexpected =
           caught.code === 'EIO' ||
           caught.code === 'EPROTO' ||
-          (caught.code === 'EINTR' && !interrupt.signal.aborted && this.client.sessionsLost === 0)
+          (caught.code === 'EINTR' && !interrupt.aborted && this.client.sessionsLost === 0)
         const excused = this.client.sessionsLost > 0 || this.#isErrorExcused()
         if (isUnexpected && !excused)
           this.#cluster.violation(`${this.name}: ${what} failed: ${caught.code} ${caught.message}`)

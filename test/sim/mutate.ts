@@ -43,7 +43,17 @@ for (const { name, file, find, replace } of mutations.filter((each) => each.name
   writeFileSync(join(copy, file.replace(/\.ts$/, '.js')), outputText)
   const run = spawnSync(
     process.execPath,
-    ['--no-warnings', join(copy, 'test/sim/sim.js'), '--seeds', values.seeds, '--seconds', '100000', '--until-failure'],
+    [
+      '--no-warnings',
+      join(copy, 'test/sim/sim.js'),
+      '--seeds',
+      values.seeds,
+      '--seconds',
+      '100000',
+      '--jobs',
+      '1',
+      '--until-failure',
+    ],
     { encoding: 'utf8', timeout: endlessMs },
   )
   const found = failure.exec(run.stdout)

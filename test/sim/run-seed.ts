@@ -37,6 +37,8 @@ export interface SeedResult {
   digest: string
   steps: number
   faults: ReadonlyMap<FaultKind, number>
+  /** Not of the simulation: what it took. */
+  processorMs: number
 }
 
 const setUpLimitMs = 120_000
@@ -67,8 +69,14 @@ const long: Length = {
 }
 const lengthOf = (seed: number): Length => (seed % 20 === 19 ? long : short)
 
+const processorMs = (before: NodeJS.CpuUsage): number => {
+  const { user, system } = process.cpuUsage(before)
+  return (user + system) / 1000
+}
+
 export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   const { seed, servers = 4, clients = 3 } = options
+  const before = process.cpuUsage()
   const length = lengthOf(seed)
   const choices = seededRandom(seed ^ 0x5eed)
   // In every fourth run everything loses power at the same moment, and only what was synced counts.
@@ -147,6 +155,7 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     digest: cluster.trace.digest(),
     steps,
     faults: nemesis.counts,
+    processorMs: processorMs(before),
   })
   const onRejection = (cause: unknown): void => {
     cluster.violation(`a promise that nobody waits for failed: ${cause instanceof Error ? cause.stack : String(cause)}`)
