@@ -323,7 +323,10 @@ export class ClientCore {
   #gone(ino: Ino, cached: Cached): void {
     this.names.gone(ino, cached)
     const inode = this.inodes.get(ino)
-    if (inode !== undefined) this.inodes.forgetIdle(inode)
+    if (inode === undefined) return
+    // Until now a reply could bring more of it, which nobody will be told to forget.
+    inode.dropLayout()
+    this.inodes.forgetIdle(inode)
   }
 }
 
