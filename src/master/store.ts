@@ -187,7 +187,7 @@ export interface StoreStatistics {
   changes: number
 }
 
-const cacheEntriesMaxDefault = 50_000
+export const cacheEntriesMaxDefault = 50_000
 const cacheBytesMaxDefault = 24 * 1024 * 1024
 /** What a record takes in the cache beside its value: key, entry and the map's slot. */
 const entryBytes = 200

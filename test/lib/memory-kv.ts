@@ -17,6 +17,10 @@ export interface MemoryKv extends KvEngine {
   /** The same data, open again. */
   reopen(): MemoryKv
   failWrites(error: PosixError | undefined): void
+  /** What is under a key now, without a call. */
+  peek(key: Buffer): Buffer | undefined
+  /** What would be under a key if the power failed now. */
+  peekDurable(key: Buffer): Buffer | undefined
   /** Every entry, in order. */
   entries(): KvEntry[]
 }
@@ -140,6 +144,20 @@ class MemoryEngine implements MemoryKv {
 
   failWrites(error: PosixError | undefined): void {
     this.failure = error
+  }
+
+  peek(key: Buffer): Buffer | undefined {
+    const entry = this.state[indexOf(this.state, key)]
+    return entry?.key.equals(key) === true ? entry.value : undefined
+  }
+
+  peekDurable(key: Buffer): Buffer | undefined {
+    // The first of the batches that would be lost knows what was there before all of them.
+    for (const batch of this.undo) {
+      const before = batch.find((change) => change.key.equals(key))
+      if (before) return before.type === 'put' ? before.value : undefined
+    }
+    return this.peek(key)
   }
 
   entries(): KvEntry[] {

@@ -58,6 +58,8 @@ export interface SimulatedDisk extends Disk {
   readonly calls: ReadonlyMap<DiskCall, number>
   /** What a file has now, without a call; undefined when there is none. */
   content(path: string): Buffer | undefined
+  /** The part of a file that would be there if the power failed now and took all that was not synced; undefined when there is no file. */
+  durable(path: string, offset: number, length: number): Buffer | undefined
   /** Every file's path, in the order of their making. */
   paths(): string[]
 }
@@ -273,6 +275,13 @@ class Simulation implements SimulatedDisk {
     const content = Buffer.alloc(node.current.size)
     readImage(node.current, content, 0)
     return content
+  }
+
+  durable(path: string, offset: number, length: number): Buffer | undefined {
+    const node = this.durableNames.get(normal(path))
+    if (node?.kind !== 'file') return undefined
+    const bytes = Buffer.alloc(length)
+    return bytes.subarray(0, readImage(node.synced, bytes, offset))
   }
 
   paths(): string[] {

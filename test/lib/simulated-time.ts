@@ -19,6 +19,8 @@ export class Life {
   readonly name: string
   alive = true
   pausedUntilMs = 0
+  /** When the pause began that lasts until then. */
+  pausedSinceMs = 0
   readonly #mourners = new Set<() => void>()
 
   constructor(name: string) {

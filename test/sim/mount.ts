@@ -72,7 +72,7 @@ export class Mount {
   async call<T>(
     what: string,
     act: (fileSystem: FileSystem, context: Context) => Promise<T>,
-    options: { interruptible?: boolean } = {},
+    options: { interruptible?: boolean; needsLease?: boolean } = {},
   ): Promise<T> {
     const { time, trace } = this.#cluster
     if (!this.life.alive) throw new LifeEnded()
@@ -99,6 +99,7 @@ export class Mount {
           .catch(() => undefined)
       })
       trace.line(this.name, `${what} done`)
+      if (options.needsLease === true) this.#checkLease(what, startMs)
       return result
     } catch (caught) {
       trace.line(
@@ -120,6 +121,15 @@ export class Mount {
     }
   }
 
+  /** Leases by true time: once the master may have given them to others, nothing is answered from what they covered. */
+  #checkLease(what: string, startMs: number): void {
+    const since = this.#cluster.unheardSinceMs(this.client)
+    if (since === undefined || startMs - since <= this.#cluster.leaseMsMin) return
+    this.#cluster.violation(
+      `${this.name}: ${what} was answered although the master had not heard of it for ${(startMs - since).toFixed(0)} ms`,
+    )
+  }
+
   /** Lets up to this much time pass, as programs do between calls. */
   async think(msMax: number): Promise<void> {
     await this.#cluster.time.sleep(this.random.below(msMax * 1000) / 1000)
@@ -127,7 +137,9 @@ export class Mount {
   }
 
   lookup(parent: Ino, name: string): Promise<Entry> {
-    return this.call(`lookup ${parent}/${name}`, (fs, context) => fs.lookup(context, parent, Buffer.from(name)))
+    return this.call(`lookup ${parent}/${name}`, (fs, context) => fs.lookup(context, parent, Buffer.from(name)), {
+      needsLease: true,
+    })
   }
 
   async walk(path: string): Promise<Ino> {
@@ -156,7 +168,9 @@ export class Mount {
   }
 
   unlink(parent: Ino, name: string): Promise<void> {
-    return this.call(`unlink ${parent}/${name}`, (fs, context) => fs.unlink(context, parent, Buffer.from(name)))
+    return this.call(`unlink ${parent}/${name}`, (fs, context) => fs.unlink(context, parent, Buffer.from(name)), {
+      needsLease: true,
+    })
   }
 
   rename(source: { parent: Ino; name: string }, target: { parent: Ino; name: string }, flags: number): Promise<void> {
@@ -170,20 +184,26 @@ export class Mount {
   }
 
   read(handle: Handle, offset: number, length: number): Promise<Buffer> {
-    return this.call(`read ${handle} ${offset}+${length}`, (fs, context) =>
-      fs.read(context, handle, BigInt(offset), length),
+    return this.call(
+      `read ${handle} ${offset}+${length}`,
+      (fs, context) => fs.read(context, handle, BigInt(offset), length),
+      { needsLease: true },
     )
   }
 
   write(handle: Handle, offset: number, data: Buffer): Promise<void> {
-    return this.call(`write ${handle} ${offset}+${data.length}`, (fs, context) =>
-      fs.write(context, handle, BigInt(offset), data, { killPrivileges: false }),
+    return this.call(
+      `write ${handle} ${offset}+${data.length}`,
+      (fs, context) => fs.write(context, handle, BigInt(offset), data, { killPrivileges: false }),
+      { needsLease: true },
     )
   }
 
   append(handle: Handle, data: Buffer): Promise<void> {
-    return this.call(`append ${handle} ${data.length}`, (fs, context) =>
-      fs.write(context, handle, 0n, data, { killPrivileges: false, append: true }),
+    return this.call(
+      `append ${handle} ${data.length}`,
+      (fs, context) => fs.write(context, handle, 0n, data, { killPrivileges: false, append: true }),
+      { needsLease: true },
     )
   }
 

@@ -95,6 +95,7 @@ export class Nemesis {
     unluckyServer.role.disk.setCapacity(2 ** 30)
     for (const { role } of servers) role.slowMs = 0
     masterRole.slowMs = 0
+    masterRole.slowReadMs = 0
     for (const process of processes) if (process.isDown) void process.start()
     await Promise.all(processes.map((process) => process.serves()))
   }
@@ -225,8 +226,11 @@ export class Nemesis {
         return
       case 'master disk slow':
         masterRole.slowMs = random.below(300)
+        // Longer than a session may last, now and then.
+        masterRole.slowReadMs = random.below(random.below(2) === 0 ? 30 : 3000)
         await time.sleep(this.#spellMs())
         masterRole.slowMs = 0
+        masterRole.slowReadMs = 0
         return
       case 'wall clock stepped': {
         const { clock } = this.#pick(processes)

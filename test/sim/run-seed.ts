@@ -3,11 +3,13 @@
  */
 import { seededRandom } from '../lib/seeded-random.ts'
 import { replicaProblems, storeProblems } from './checkers/store-check.ts'
+import { syncedCheck } from './checkers/synced-data.ts'
+import type { Synced } from './checkers/synced-data.ts'
 import { LifeEnded, Mount } from './mount.ts'
 import type { Workload } from './mount.ts'
 import { Nemesis } from './nemesis.ts'
 import type { FaultKind, Pace } from './nemesis.ts'
-import { SimulatedCluster } from './simulated-cluster.ts'
+import { chunkRoot, SimulatedCluster } from './simulated-cluster.ts'
 import { AppendLog } from './workloads/append-log.ts'
 import { Churn } from './workloads/churn.ts'
 import { Counters } from './workloads/counters.ts'
@@ -82,9 +84,17 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   // In every fourth run everything loses power at the same moment, and only what was synced counts.
   const blackout = seed % 4 === 2
   const durationMs = options.durationMs ?? (blackout ? 1 + choices.below(length.durationMs) : length.durationMs)
+  const unsafe = (synced: Synced): string | undefined => checkSynced(synced)
   const workloads: Workload[] = blackout
-    ? ['a', 'b', 'c'].map((prefix) => new Durability({ prefix, tiny: choices.below(3) === 0 }))
-    : [new Registers({ files: 3 }), new AppendLog(), new Counters(), new RenameRing(), new Names(), new Churn()]
+    ? ['a', 'b', 'c'].map((prefix) => new Durability({ prefix, tiny: choices.below(3) === 0, unsafe }))
+    : [
+        new Registers({ files: 3 }),
+        new AppendLog(),
+        new Counters(),
+        new RenameRing(),
+        new Names(),
+        new Churn({ unsafe }),
+      ]
   const mounts = new Map<number, Mount>()
   const interruptsOneIn = choices.below(2) === 0 ? 0 : 60
   let isRunning = false
@@ -99,6 +109,7 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
         repairDelayMs: length.repairDelayMs[choices.below(3)]!,
         leaseQuietMs: [0, 100, 1000][choices.below(3)]!,
         inlineBytesMax: [0, 512, 4096][choices.below(3)]!,
+        cacheEntriesMax: [100, 50_000][choices.below(2)]!,
         unknownReplicaDelayMs: 5000,
       },
       ...(options.print && { print: options.print }),
@@ -126,6 +137,14 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     },
   )
   const nemesis = new Nemesis(cluster, seededRandom(choices.below(2 ** 32)), length.pace, options.kinds)
+  // What a disk has lost for good may be one of the copies that counted.
+  const losesCopies = nemesis.kinds.some((kind) => kind === 'disk lost' || kind === 'bit flipped')
+  const checkSynced = syncedCheck({
+    kv: () => cluster.masterRole.kv,
+    disks: () => cluster.servers.map(({ role }) => role.disk),
+    chunkRoot,
+    copies: losesCopies ? 1 : 2,
+  })
   const running = new Set<Promise<void>>()
   const launch = (workload: Workload, mount: Mount): void => {
     const run = async (): Promise<void> => {

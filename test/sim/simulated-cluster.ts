@@ -21,13 +21,15 @@ import { seededRandom } from '../lib/seeded-random.ts'
 import { simulatedDisk } from '../lib/simulated-disk.ts'
 import type { DiskTime, SimulatedDisk } from '../lib/simulated-disk.ts'
 import { SimulatedNetwork } from '../lib/simulated-network.ts'
-import { Life, SimulatedTime } from '../lib/simulated-time.ts'
+import { Life, rateSpread, SimulatedTime } from '../lib/simulated-time.ts'
 import { SimulatedProcess } from './simulated-process.ts'
 import type { Role, Started, Surroundings } from './simulated-process.ts'
 import { Trace } from './trace.ts'
+import { watchResults } from './checkers/exactly-once.ts'
 
 const masterAddress = 'master:7000'
 export const dataDirectory = '/data'
+export const chunkRoot = `${dataDirectory}/chunks`
 
 export interface ClusterOptions {
   seed: number
@@ -50,18 +52,23 @@ export interface ClientEvents {
 class MasterRole implements Role {
   kv: MemoryKv
   slowMs = 0
+  /** Of a record that is not in the master's memory. */
+  slowReadMs = 0
   readonly #config: MasterConfig
+  readonly #around: Surroundings
   readonly #random: Random
   #life: Life | undefined
 
-  constructor(config: MasterConfig, time: SimulatedTime, random: Random) {
+  constructor(config: MasterConfig, around: Surroundings, random: Random) {
+    const { time } = around
     this.#config = config
+    this.#around = around
     this.#random = random
     const wait = (call: 'read' | 'write'): Promise<void> =>
-      call === 'read' && this.slowMs === 0
+      call === 'read' && this.slowReadMs === 0
         ? Promise.resolve()
         : new Promise((resolve) => {
-            const ms = call === 'read' ? this.slowMs / 10 : 0.1 + random.below(400) / 1000 + this.slowMs
+            const ms = call === 'read' ? this.slowReadMs : 0.1 + random.below(400) / 1000 + this.slowMs
             time.post(this.#life, ms, resolve)
           })
     this.kv = memoryKv(wait)
@@ -70,7 +77,7 @@ class MasterRole implements Role {
   async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
     this.#life = life
     const master = await startMaster({
-      kv: this.kv,
+      kv: watchResults(this.kv, this.#around.violation),
       clock,
       random,
       rpc: transport(),
@@ -227,6 +234,8 @@ export class SimulatedCluster {
   readonly random: Random
   readonly violations: string[] = []
   readonly #stopAtFirst: boolean
+  /** The master may give a client's leases to others so long after it has heard of it, at the earliest. */
+  readonly leaseMsMin: number
   readonly master: SimulatedProcess
   readonly masterRole: MasterRole
   readonly servers: SimulatedServer[]
@@ -235,6 +244,7 @@ export class SimulatedCluster {
   constructor(options: ClusterOptions, events: ClientEvents) {
     this.random = seededRandom(options.seed)
     this.#stopAtFirst = options.stopAtFirst === true
+    this.leaseMsMin = (options.config.sessionLeaseMs ?? Infinity) / (1 + rateSpread)
     this.trace = new Trace(() => this.time.nowMs, options.print)
     this.network = new SimulatedNetwork({
       time: this.time,
@@ -248,7 +258,7 @@ export class SimulatedCluster {
       random: seededRandom(this.random.below(2 ** 32)),
       violation: (what) => this.violation(what),
     }
-    this.masterRole = new MasterRole(options.config, this.time, seededRandom(this.random.below(2 ** 32)))
+    this.masterRole = new MasterRole(options.config, around, seededRandom(this.random.below(2 ** 32)))
     this.master = new SimulatedProcess('master', this.masterRole, around)
     this.servers = Array.from(
       { length: options.servers },
@@ -264,6 +274,17 @@ export class SimulatedCluster {
   /** The one whose machine and disk may fail. */
   get unluckyServer(): SimulatedServer {
     return this.servers.at(-1)!
+  }
+
+  /** True time since which a client's word does not reach the master, or the master's the client. */
+  unheardSinceMs(client: SimulatedClient): number | undefined {
+    const life = client.process.life
+    const isPaused = life !== undefined && life.pausedUntilMs > this.time.nowMs
+    const since = Math.min(
+      this.network.apartSinceMs(client.host, this.master.name) ?? Infinity,
+      isPaused ? life.pausedSinceMs : Infinity,
+    )
+    return since === Infinity ? undefined : since
   }
 
   violation(what: string): void {

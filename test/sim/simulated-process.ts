@@ -126,7 +126,11 @@ export class SimulatedProcess {
   }
 
   pause(ms: number): void {
-    if (this.life !== undefined) this.life.pausedUntilMs = this.#around.time.nowMs + ms
+    const { life } = this
+    const { nowMs } = this.#around.time
+    if (life === undefined) return
+    if (life.pausedUntilMs <= nowMs) life.pausedSinceMs = nowMs
+    life.pausedUntilMs = Math.max(life.pausedUntilMs, nowMs + ms)
   }
 
   #stop(how: 'kill' | 'power'): void {
