@@ -16,7 +16,7 @@ import type { AccessTimePolicy } from '../domain/access-time.ts'
 import { PosixError } from '../domain/errors.ts'
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
-import { blockBytes, nameBytesMax } from '../domain/limits.ts'
+import { blockBytes, chunkBytes, nameBytesMax } from '../domain/limits.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Push } from '../protocol/gen/shoal/v1/session.pb.ts'
@@ -77,6 +77,8 @@ export interface FileSystemLimits {
   leasesMax: number
   /** Names known, over all directories. */
   namesMax: number
+  /** Bytes after which a chunk is full and the next one is begun; a multiple of 4096. */
+  chunkBytesMax: number
 }
 
 export const defaultLimits: FileSystemLimits = {
@@ -84,6 +86,7 @@ export const defaultLimits: FileSystemLimits = {
   cacheBytesMax: 32 * 1024 * 1024,
   leasesMax: 24_000,
   namesMax: 48_000,
+  chunkBytesMax: chunkBytes,
 }
 
 /** For monitoring. */

@@ -3,7 +3,8 @@
  *
  * Fault model: crash() forgets every write after the last synced one, as power loss may, and leaves the engine closed; open it again with reopen().
  * A write counts as synced when its call returns. crash(kept) keeps that many of the batches that were not, the first ones.
- * failWrites(error) makes every later write fail, without effect. There are no torn batches: RocksDB's log excludes them.
+ * failWrites(error) makes every later write fail, without effect. breakWrite(carriedOut) makes the next one fail with EIO, carried out or not,
+ * and all later ones without effect until the engine is opened again. There are no torn batches: RocksDB's log excludes them.
  */
 import type { PosixError } from '../../src/domain/errors.ts'
 import { PosixError as Failure } from '../../src/domain/errors.ts'
@@ -17,6 +18,7 @@ export interface MemoryKv extends KvEngine {
   /** The same data, open again. */
   reopen(): MemoryKv
   failWrites(error: PosixError | undefined): void
+  breakWrite(carriedOut: boolean): void
   /** What is under a key now, without a call. */
   peek(key: Buffer): Buffer | undefined
   /** What would be under a key if the power failed now. */
@@ -59,6 +61,7 @@ class MemoryEngine implements MemoryKv {
   private undo: KvChange[][] = []
   private closed = false
   private failure: PosixError | undefined
+  private breaks: 'before' | 'after' | undefined
 
   private readonly wait: (call: 'read' | 'write') => Promise<void>
 
@@ -111,6 +114,9 @@ class MemoryEngine implements MemoryKv {
   async write(changes: readonly KvChange[], { sync }: { sync: boolean }): Promise<void> {
     this.assertOpen()
     if (this.failure) throw this.failure
+    const { breaks } = this
+    if (breaks) this.failure = new Failure('EIO', 'the database cannot be written')
+    if (breaks === 'before') throw this.failure!
     const batch: KvChange[] = []
     this.undo.push(batch)
     for (const change of changes) {
@@ -118,6 +124,7 @@ class MemoryEngine implements MemoryKv {
       batch.push(before ? { type: 'put', ...before } : { type: 'del', key: Buffer.from(change.key) })
     }
     await this.wait('write')
+    if (breaks) throw this.failure!
     if (sync) this.undo.splice(0, this.undo.indexOf(batch) + 1)
   }
 
@@ -144,6 +151,10 @@ class MemoryEngine implements MemoryKv {
 
   failWrites(error: PosixError | undefined): void {
     this.failure = error
+  }
+
+  breakWrite(carriedOut: boolean): void {
+    this.breaks = carriedOut ? 'after' : 'before'
   }
 
   peek(key: Buffer): Buffer | undefined {

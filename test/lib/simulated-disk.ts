@@ -10,9 +10,11 @@
  * - restart(): the process dies, the machine lives: nothing written is lost; open files and locks are dead.
  * - capacityBytes: writes beyond it fail with ENOSPC and change nothing; blocks are 4096 bytes, and holes cost nothing.
  * - fail(rule): calls of a kind on matching paths fail with a code, without effect, a number of times.
+ * - misdirect(pattern): the next write to a file of such a path goes to another place: to another block, of this file or of another one of such a
+ *   path. Its caller is told that all went well.
  * - flipBit(path, offset): one bit of the stored data changes, in the cache and on the medium.
  * Choices come from the seed alone. How long calls take is `wait`'s to say; one that it never lets go on belongs to a process that died.
- * Not modelled: misdirected writes, links, permissions.
+ * Not modelled: links, permissions.
  */
 import { PosixError, type ErrnoName } from '../../src/domain/errors.ts'
 import type { Disk, DiskFile, DiskSpace } from '../../src/platform/disk.ts'
@@ -54,6 +56,7 @@ export interface SimulatedDisk extends Disk {
   clearFaults(): void
   setCapacity(bytes: number): void
   flipBit(path: string, offset: number): void
+  misdirect(path: RegExp): void
   /** How often each call was made. */
   readonly calls: ReadonlyMap<DiskCall, number>
   /** What a file has now, without a call; undefined when there is none. */
@@ -228,6 +231,7 @@ class Simulation implements SimulatedDisk {
   private durableNames: Names = new Map(this.names)
   private nameChanges: NameChange[] = []
   private faults: DiskFault[] = []
+  private misdirecting: RegExp | undefined
   private locks = new Map<string, symbol>()
   /** Grows with each crash or restart; files and locks of an earlier one are dead. */
   private life = 0
@@ -267,6 +271,7 @@ class Simulation implements SimulatedDisk {
 
   clearFaults(): void {
     this.faults = []
+    this.misdirecting = undefined
   }
 
   content(path: string): Buffer | undefined {
@@ -302,6 +307,22 @@ class Simulation implements SimulatedDisk {
       flipped[offset % blockBytes]! ^= 1
       image.blocks.set(index, flipped)
     }
+  }
+
+  misdirect(path: RegExp): void {
+    this.misdirecting = path
+  }
+
+  /** Where a write really goes. */
+  placeOf(path: string, node: FileNode, position: number): { node: FileNode; position: number } {
+    if (this.misdirecting?.test(path) !== true) return { node, position }
+    const pattern = this.misdirecting
+    this.misdirecting = undefined
+    const victims: FileNode[] = []
+    for (const [name, other] of this.names) if (other.kind === 'file' && pattern.test(name)) victims.push(other)
+    const victim = victims[this.random.below(Math.max(1, victims.length))] ?? node
+    const block = this.random.below(Math.max(1, Math.ceil(victim.current.size / blockBytes)))
+    return { node: victim, position: block * blockBytes + (position % blockBytes) }
   }
 
   async open(path: string, options: { create?: boolean; exclusive?: boolean } = {}): Promise<DiskFile> {
@@ -529,7 +550,8 @@ class SimulatedFile implements DiskFile {
 
   write(buffers: readonly Buffer[], position: number): Promise<void> {
     return this.call('write', () => {
-      this.disk.change(this.node, { kind: 'write', position, data: Buffer.concat(buffers) })
+      const { node, position: at } = this.disk.placeOf(this.path, this.node, position)
+      this.disk.change(node, { kind: 'write', position: at, data: Buffer.concat(buffers) })
     })
   }
 

@@ -72,7 +72,7 @@ export class Mount {
   async call<T>(
     what: string,
     act: (fileSystem: FileSystem, context: Context) => Promise<T>,
-    options: { interruptible?: boolean; needsLease?: boolean } = {},
+    options: { interruptible?: boolean; needsLease?: boolean; patienceMs?: number } = {},
   ): Promise<T> {
     const { time, trace } = this.#cluster
     if (!this.life.alive) throw new LifeEnded()
@@ -83,6 +83,7 @@ export class Mount {
     if (oneIn > 0 && this.random.below(oneIn) === 0) {
       time.post(this.life, this.random.below(20_000) / 1000, () => interrupt.abort())
     }
+    if (options.patienceMs !== undefined) time.post(this.life, options.patienceMs, () => interrupt.abort())
     trace.line(this.name, `${what} …`)
     try {
       const result = await new Promise<T>((resolve, reject) => {
@@ -183,11 +184,12 @@ export class Mount {
     )
   }
 
-  read(handle: Handle, offset: number, length: number): Promise<Buffer> {
+  /** Interrupted when there is no answer for so long. */
+  read(handle: Handle, offset: number, length: number, patience: { patienceMs?: number } = {}): Promise<Buffer> {
     return this.call(
       `read ${handle} ${offset}+${length}`,
       (fs, context) => fs.read(context, handle, BigInt(offset), length),
-      { needsLease: true },
+      { ...patience, needsLease: true },
     )
   }
 

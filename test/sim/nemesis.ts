@@ -2,6 +2,7 @@
  * What goes wrong in a run: which kinds of faults there are is drawn from the seed, some runs have none, then one comes after another, each
  * for a while. What is broken is mended before a program would have to give up.
  */
+import { PosixError } from '../../src/domain/errors.ts'
 import type { Random } from '../../src/platform/random.ts'
 import type { SimulatedCluster } from './simulated-cluster.ts'
 import type { SimulatedProcess } from './simulated-process.ts'
@@ -22,8 +23,11 @@ export const faultKinds = [
   'disk full',
   'disk lost',
   'bit flipped',
+  'write misdirected',
   'message damaged',
   'master disk slow',
+  'master disk full',
+  'master write error',
   'wall clock stepped',
 ] as const
 
@@ -96,6 +100,7 @@ export class Nemesis {
     for (const { role } of servers) role.slowMs = 0
     masterRole.slowMs = 0
     masterRole.slowReadMs = 0
+    masterRole.kv.failWrites(undefined)
     for (const process of processes) if (process.isDown) void process.start()
     await Promise.all(processes.map((process) => process.serves()))
   }
@@ -221,6 +226,8 @@ export class Nemesis {
         if (from < size) disk.flipBit(path, from + random.below(size - from))
         return
       }
+      case 'write misdirected':
+        return unluckyServer.role.disk.misdirect(/\/[0-9a-f]{16}(\.copy)?$/)
       case 'message damaged':
         network.damage(random.below(2) === 0 ? unluckyServer.role.host : this.#pick(clients).host)
         return
@@ -231,6 +238,16 @@ export class Nemesis {
         await time.sleep(this.#spellMs())
         masterRole.slowMs = 0
         masterRole.slowReadMs = 0
+        return
+      case 'master disk full': {
+        masterRole.kv.failWrites(new PosixError('ENOSPC', 'a simulated fault'))
+        await time.sleep(this.#spellMs())
+        masterRole.kv.failWrites(undefined)
+        return
+      }
+      case 'master write error':
+        // The master ends with it, and its supervisor starts it again on what is there.
+        masterRole.kv.breakWrite(random.below(2) === 0)
         return
       case 'wall clock stepped': {
         const { clock } = this.#pick(processes)

@@ -14,6 +14,7 @@ import { AppendLog } from './workloads/append-log.ts'
 import { Churn } from './workloads/churn.ts'
 import { Counters } from './workloads/counters.ts'
 import { Durability } from './workloads/durability.ts'
+import { Glances } from './workloads/glances.ts'
 import { Names } from './workloads/names.ts'
 import { Registers } from './workloads/registers.ts'
 import { RenameRing } from './workloads/rename-ring.ts'
@@ -76,6 +77,9 @@ const processorMs = (before: NodeJS.CpuUsage): number => {
   return (user + system) / 1000
 }
 
+/** These may take a copy away for good that was on a disk. */
+const copyLosers: readonly FaultKind[] = ['disk lost', 'bit flipped', 'write misdirected']
+
 export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   const { seed, servers = 4, clients = 3 } = options
   const before = process.cpuUsage()
@@ -85,10 +89,12 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   const blackout = seed % 4 === 2
   const durationMs = options.durationMs ?? (blackout ? 1 + choices.below(length.durationMs) : length.durationMs)
   const unsafe = (synced: Synced): string | undefined => checkSynced(synced)
+  const registers = new Registers({ files: 3 })
   const workloads: Workload[] = blackout
     ? ['a', 'b', 'c'].map((prefix) => new Durability({ prefix, tiny: choices.below(3) === 0, unsafe }))
     : [
-        new Registers({ files: 3 }),
+        registers,
+        new Glances(registers),
         new AppendLog(),
         new Counters(),
         new RenameRing(),
@@ -112,6 +118,8 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
         cacheEntriesMax: [100, 50_000][choices.below(2)]!,
         unknownReplicaDelayMs: 5000,
       },
+      // Chunks that end by their size, in every third run.
+      limits: choices.below(3) === 0 ? { chunkBytesMax: 4096 * (1 + choices.below(40)) } : {},
       ...(options.print && { print: options.print }),
       stopAtFirst: options.stopAtFirst === true,
     },
@@ -138,7 +146,7 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   )
   const nemesis = new Nemesis(cluster, seededRandom(choices.below(2 ** 32)), length.pace, options.kinds)
   // What a disk has lost for good may be one of the copies that counted.
-  const losesCopies = nemesis.kinds.some((kind) => kind === 'disk lost' || kind === 'bit flipped')
+  const losesCopies = nemesis.kinds.some((kind) => copyLosers.includes(kind))
   const checkSynced = syncedCheck({
     kv: () => cluster.masterRole.kv,
     disks: () => cluster.servers.map(({ role }) => role.disk),
@@ -230,7 +238,10 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     await cluster.time.until(quiet(cluster, 3_000), quietLimitMs)
     const entries = cluster.masterRole.kv.entries()
     const disks = cluster.servers.map(({ role }) => ({ name: role.host, disk: role.disk }))
-    const flips = nemesis.counts.has('bit flipped') ? cluster.unluckyServer.role.host : undefined
+    const flips =
+      nemesis.counts.has('bit flipped') || nemesis.counts.has('write misdirected')
+        ? cluster.unluckyServer.role.host
+        : undefined
     for (const problem of storeProblems(entries)) cluster.violation(problem)
     for (const problem of replicaProblems(entries, disks, flips)) cluster.violation(problem)
   } catch (caught) {

@@ -6,6 +6,7 @@
  * are killed and cut off, but what they have written they still have.
  */
 import { startChunkServer } from '../../src/chunkserver/chunk-server.ts'
+import type { FileSystemLimits } from '../../src/client/client-file-system.ts'
 import type { FileSystem } from '../../src/client/file-system.ts'
 import { openFileSystem } from '../../src/client/open-file-system.ts'
 import { startMaster } from '../../src/master/master.ts'
@@ -36,6 +37,8 @@ export interface ClusterOptions {
   servers: number
   clients: number
   config: MasterConfig
+  /** Of each client. */
+  limits?: Partial<FileSystemLimits>
   print?: (line: string) => void
   /** Time stops with the first violation. */
   stopAtFirst?: boolean
@@ -189,7 +192,11 @@ export class SimulatedClient {
   sessionsLost = 0
   fileSystem: FileSystem | undefined
 
-  constructor(index: number, around: Surroundings, events: ClientEvents) {
+  constructor(
+    index: number,
+    around: Surroundings,
+    { limits, ...events }: ClientEvents & { limits: Partial<FileSystemLimits> },
+  ) {
     this.index = index
     this.host = `client${index}`
     const role: Role = {
@@ -205,6 +212,7 @@ export class SimulatedClient {
           rpc: both,
           bulk: both,
           log,
+          limits,
         })
         this.fileSystem = fileSystem
         events.opened(this, fileSystem, life)
@@ -264,7 +272,11 @@ export class SimulatedCluster {
       { length: options.servers },
       (_, index) => new SimulatedServer(`server${index}`, around, index === options.servers - 1),
     )
-    this.clients = Array.from({ length: options.clients }, (_, index) => new SimulatedClient(index, around, events))
+    const { limits = {} } = options
+    this.clients = Array.from(
+      { length: options.clients },
+      (_, index) => new SimulatedClient(index, around, { ...events, limits }),
+    )
   }
 
   get processes(): SimulatedProcess[] {
