@@ -306,6 +306,8 @@ export class ChunkStore {
   async check(chunkId: bigint, pace?: (bytes: number) => Promise<void>): Promise<CheckResult> {
     const id = asChunkId(chunkId)
     const chunk = this.#readable(id)
+    // What has its name now is what the next start finds; an open file may have been removed or replaced beneath.
+    if (chunk.state === 'sealed') await this.#files.forget(id)
     const corrupt: ByteSpan[] = []
     for (let offset = 0; offset < chunk.lengthBytes; offset += transferBytesMax) {
       const length = Math.min(transferBytesMax, chunk.lengthBytes - offset)
