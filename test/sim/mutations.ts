@@ -48,8 +48,8 @@ export const mutations: readonly Mutation[] = [
   },
   {
     name: 'a fenced session may still commit',
-    file: 'src/master/ops/commit.ts',
-    find: "if (context.leases.held(context.session, ino) !== 'write') throw new PosixError('ESTALE', 'no write lease')",
+    file: 'src/master/store.ts',
+    find: "if (options.signal?.aborted === true) throw new PosixError('EINTR')",
     replace: '',
   },
   {

@@ -28,6 +28,7 @@ export const faultKinds = [
   'master disk slow',
   'master disk full',
   'master write error',
+  'client killed amid slow reads',
   'wall clock stepped',
 ] as const
 
@@ -249,6 +250,19 @@ export class Nemesis {
         // The master ends with it, and its supervisor starts it again on what is there.
         masterRole.kv.breakWrite(random.below(2) === 0)
         return
+      case 'client killed amid slow reads': {
+        // What it has asked for is still being carried out when its session ends.
+        const { leaseMsMin } = this.#cluster
+        if (leaseMsMin > this.#pace.spellMsMax / 2) return
+        masterRole.slowReadMs = leaseMsMin * 1.2 + 1000
+        await time.sleep(300)
+        const client = this.#pick(clients).process
+        if (!client.isDown) client.end('kill')
+        await time.sleep(masterRole.slowReadMs)
+        masterRole.slowReadMs = 0
+        if (client.isDown) await Promise.race([client.start(), time.sleep(5000)])
+        return
+      }
       case 'wall clock stepped': {
         const { clock } = this.#pick(processes)
         if (clock !== undefined) clock.wallStepMs += random.below(20_000_000) - 10_000_000

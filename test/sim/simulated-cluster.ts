@@ -26,7 +26,7 @@ import { Life, rateSpread, SimulatedTime } from '../lib/simulated-time.ts'
 import { SimulatedProcess } from './simulated-process.ts'
 import type { Role, Started, Surroundings } from './simulated-process.ts'
 import { Trace } from './trace.ts'
-import { watchResults } from './checkers/exactly-once.ts'
+import { ResultWatch } from './checkers/result-watch.ts'
 
 const masterAddress = 'master:7000'
 export const dataDirectory = '/data'
@@ -58,14 +58,14 @@ class MasterRole implements Role {
   /** Of a record that is not in the master's memory. */
   slowReadMs = 0
   readonly #config: MasterConfig
-  readonly #around: Surroundings
+  readonly #results: ResultWatch
   readonly #random: Random
   #life: Life | undefined
 
   constructor(config: MasterConfig, around: Surroundings, random: Random) {
     const { time } = around
     this.#config = config
-    this.#around = around
+    this.#results = new ResultWatch(around.violation)
     this.#random = random
     const wait = (call: 'read' | 'write'): Promise<void> =>
       call === 'read' && this.slowReadMs === 0
@@ -80,7 +80,7 @@ class MasterRole implements Role {
   async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
     this.#life = life
     const master = await startMaster({
-      kv: watchResults(this.kv, this.#around.violation),
+      kv: this.#results.watched(this.kv),
       clock,
       random,
       rpc: transport(),
@@ -89,6 +89,10 @@ class MasterRole implements Role {
       log,
     })
     return { ended: master.closed }
+  }
+
+  logged(_level: string, event: string, { session }: LogFields): void {
+    if (event === 'session ended') this.#results.sessionEnded(session as bigint)
   }
 
   stopped(): void {
