@@ -54,8 +54,8 @@ export interface ClientCoreOptions {
   limits: { leasesMax: number; namesMax: number }
   accessTimes: AccessTimePolicy
   caching: Caching
-  /** A lease is being given back: what is buffered is committed, what is cached of the content dropped. */
-  reduce: (ino: Ino, to: 'none' | 'read') => Promise<void>
+  /** A lease is being given back: what is buffered is committed. What is cached goes with the lease. */
+  reduce: (ino: Ino) => Promise<void>
   flush: (inode: Inode) => Promise<void>
   /** These changes that had been answered were refused or lost. What was known of their inodes has been dropped. */
   failed: (failures: readonly JournalFailure[]) => void
@@ -276,7 +276,7 @@ export class ClientCore {
   }
 
   async #giveUp(ino: Ino, to: 'none' | 'read', cached: Cached): Promise<void> {
-    await this.#reduce(ino, to)
+    await this.#reduce(ino)
     await this.journal.settled(cached.journaled)
     if (to === 'read') return
     this.accessTimes.drop(ino)
@@ -324,7 +324,7 @@ export class ClientCore {
     this.names.gone(ino, cached)
     const inode = this.inodes.get(ino)
     if (inode === undefined) return
-    // Until now a reply could bring more of it, which nobody will be told to forget.
+    // Not before: until now a reply could bring more of it.
     inode.dropLayout()
     this.inodes.forgetIdle(inode)
   }

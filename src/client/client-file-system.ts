@@ -133,7 +133,7 @@ export class ClientFileSystem implements FileSystem {
       limits,
       accessTimes,
       caching,
-      reduce: (ino, to) => this.#reduce(ino, to),
+      reduce: (ino) => this.#reduce(ino),
       flush: (inode) => this.#flusher.flush(inode, { sync: false }),
       failed: (failures) => this.#journalFailed(failures),
     })
@@ -443,13 +443,12 @@ export class ClientFileSystem implements FileSystem {
     return this.#closing
   }
 
-  /** A lease is being given back: everything that it covers is committed, then the content that was cached is dropped. */
-  async #reduce(ino: Ino, to: 'none' | 'read'): Promise<void> {
+  /** A lease is being given back: everything that it covers is committed. What was cached goes with the lease. */
+  async #reduce(ino: Ino): Promise<void> {
     const inode = this.#core.inodes.get(ino)
     if (inode === undefined) return
     await this.#flusher.flush(inode, { sync: false })
     inode.tail = undefined
-    if (to === 'none') inode.dropCached()
   }
 
   /** Never silent: who has such a file open is told, and everybody can read which files it was. */

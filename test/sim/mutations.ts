@@ -36,9 +36,9 @@ export const mutations: readonly Mutation[] = [
   },
   {
     name: 'what was cached stays after a recall',
-    file: 'src/client/client-file-system.ts',
-    find: "if (to === 'none') inode.dropCached()",
-    replace: '',
+    file: 'src/client/client-core.ts',
+    find: '    inode.dropLayout()\n    this.inodes.forgetIdle(inode)',
+    replace: '    this.inodes.forgetIdle(inode)',
   },
   {
     name: 'the kernel is not told that names are old',
