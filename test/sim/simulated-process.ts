@@ -117,6 +117,8 @@ export class SimulatedProcess {
         const done = await Promise.race([serving.then(() => true), this.#around.time.sleep(0).then(() => false)])
         if (done) return
       }
+      // It may have ended by itself, and its supervisor has not started it again.
+      await this.#around.time.sleep(10)
     }
   }
 
