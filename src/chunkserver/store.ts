@@ -306,6 +306,14 @@ export class ChunkStore {
   async check(chunkId: bigint, pace?: (bytes: number) => Promise<void>): Promise<CheckResult> {
     const id = asChunkId(chunkId)
     const chunk = this.#readable(id)
+    // What has its name now is what the next start finds; an open file may have been removed or replaced beneath.
+    if (chunk.state === 'sealed') {
+      await this.#exclusive(id, async () => {
+        if (this.#chunks.get(id) !== chunk) throw new PosixError('ENOENT', `chunk ${id} was deleted`)
+        await this.#files.forget(id)
+        await this.#files.use(id, async () => undefined)
+      })
+    }
     const corrupt: ByteSpan[] = []
     for (let offset = 0; offset < chunk.lengthBytes; offset += transferBytesMax) {
       const length = Math.min(transferBytesMax, chunk.lengthBytes - offset)
@@ -366,9 +374,15 @@ export class ChunkStore {
       const chunk = this.#chunks.get(id)
       if (!chunk) return
       const { path } = this.#place(id)
-      await this.#options.disk.unlink(path)
-      await this.#options.disk.unlink(`${path}${damagedSuffix}`)
+      // First, so that nobody who finds no file takes the chunk for damaged.
       this.#chunks.delete(id)
+      try {
+        await this.#options.disk.unlink(path)
+        await this.#options.disk.unlink(`${path}${damagedSuffix}`)
+      } catch (caught) {
+        this.#chunks.set(id, chunk)
+        throw caught
+      }
       this.#space.count(-chunk.usedBytes)
       this.#changed.add(id)
       await this.#files.forget(id)

@@ -54,8 +54,8 @@ export interface ClientCoreOptions {
   limits: { leasesMax: number; namesMax: number }
   accessTimes: AccessTimePolicy
   caching: Caching
-  /** A lease is being given back: what is buffered is committed, what is cached of the content dropped. */
-  reduce: (ino: Ino, to: 'none' | 'read') => Promise<void>
+  /** A lease is being given back: what is buffered is committed. What is cached goes with the lease. */
+  reduce: (ino: Ino) => Promise<void>
   flush: (inode: Inode) => Promise<void>
   /** The file is gone and nobody has it open: nothing of it is to be stored any more. */
   abandon: (inode: Inode) => void
@@ -286,7 +286,7 @@ export class ClientCore {
   }
 
   async #giveUp(ino: Ino, to: 'none' | 'read', cached: Cached): Promise<void> {
-    await this.#reduce(ino, to)
+    await this.#reduce(ino)
     await this.journal.settled(cached.journaled)
     if (to === 'read') return
     this.accessTimes.drop(ino)
@@ -333,7 +333,10 @@ export class ClientCore {
   #gone(ino: Ino, cached: Cached): void {
     this.names.gone(ino, cached)
     const inode = this.inodes.get(ino)
-    if (inode !== undefined) this.inodes.forgetIdle(inode)
+    if (inode === undefined) return
+    // Not before: until now a reply could bring more of it.
+    inode.dropLayout()
+    this.inodes.forgetIdle(inode)
   }
 }
 

@@ -16,7 +16,7 @@ import type { AccessTimePolicy } from '../domain/access-time.ts'
 import { PosixError } from '../domain/errors.ts'
 import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
-import { blockBytes, nameBytesMax } from '../domain/limits.ts'
+import { blockBytes, chunkBytes, nameBytesMax } from '../domain/limits.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { Push } from '../protocol/gen/shoal/v1/session.pb.ts'
@@ -77,6 +77,8 @@ export interface FileSystemLimits {
   leasesMax: number
   /** Names known, over all directories. */
   namesMax: number
+  /** Bytes after which a chunk is full and the next one is begun; a multiple of 4096. */
+  chunkBytesMax: number
 }
 
 export const defaultLimits: FileSystemLimits = {
@@ -84,6 +86,7 @@ export const defaultLimits: FileSystemLimits = {
   cacheBytesMax: 32 * 1024 * 1024,
   leasesMax: 24_000,
   namesMax: 48_000,
+  chunkBytesMax: chunkBytes,
 }
 
 /** For monitoring. */
@@ -130,7 +133,7 @@ export class ClientFileSystem implements FileSystem {
       limits,
       accessTimes,
       caching,
-      reduce: (ino, to) => this.#reduce(ino, to),
+      reduce: (ino) => this.#reduce(ino),
       flush: (inode) => this.#flusher.flush(inode, { sync: false }),
       abandon: (inode) => this.#flusher.abandon(inode),
       failed: (failures) => this.#journalFailed(failures),
@@ -442,13 +445,12 @@ export class ClientFileSystem implements FileSystem {
     return this.#closing
   }
 
-  /** A lease is being given back: everything that it covers is committed, then the content that was cached is dropped. */
-  async #reduce(ino: Ino, to: 'none' | 'read'): Promise<void> {
+  /** A lease is being given back: everything that it covers is committed. What was cached goes with the lease. */
+  async #reduce(ino: Ino): Promise<void> {
     const inode = this.#core.inodes.get(ino)
     if (inode === undefined) return
     await this.#flusher.flush(inode, { sync: false })
     inode.tail = undefined
-    if (to === 'none') inode.dropCached()
   }
 
   /** Never silent: who has such a file open is told, and everybody can read which files it was. */

@@ -147,6 +147,9 @@ export class FileChanges {
           },
         }
         const copy = async (): Promise<bigint> => {
+          // The target will share data that may not be on disk yet: its fsync has to see to that as well.
+          for (const chunkId of from.unsynced) to.unsynced.add(chunkId)
+          to.unsyncedComplete &&= from.unsyncedComplete
           const end = this.#core.changesInFlight.begin([to.ino])
           const { copied } = await this.#core.call(request, 'copyFileRange', signal, {
             outcome: (result) => {

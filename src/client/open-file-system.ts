@@ -56,10 +56,11 @@ export const openFileSystem = async (options: OpenFileSystemOptions): Promise<Cl
   const { masterAddress, host, mountPoint, pid, rack, clock, random, rpc, bulk, log } = options
   const caching = options.caching ?? fullCaching
   const locations = new Locations()
+  const limits = { ...defaultLimits, ...options.limits }
   const fileSystem = new ClientFileSystem({
     clock,
     log,
-    limits: { ...defaultLimits, ...options.limits },
+    limits,
     accessTimes: options.accessTimes ?? relatime,
     caching,
     locations,
@@ -95,7 +96,9 @@ export const openFileSystem = async (options: OpenFileSystemOptions): Promise<Cl
   }
   const connections = new ChunkConnections({ rpc, bulk, clock, log })
   const master = chunkMaster(session, locations, log)
-  const writer = new ChunkWriter({ connections, master, clock, log, copiesMin: () => session.welcome.copiesMin })
+  const { chunkBytesMax } = limits
+  const copiesMin = (): number => session.welcome.copiesMin
+  const writer = new ChunkWriter({ connections, master, clock, log, copiesMin, chunkBytesMax })
   const reader = new ChunkReader({ connections, master, clock, log, place: { host, rack: rack ?? '' } })
   fileSystem.start({ session, connections, writer, reader })
   return fileSystem

@@ -192,7 +192,7 @@ export class ChunkMap {
     this.#reports.get(server)?.add(id)
     if (reported.deleted) return this.lost(id, server)
     const entry = this.#chunks.get(id)
-    if (!entry) return this.#reportUnknown(server, id)
+    if (!entry) return this.holdsUnknown(server, id)
     this.update(id, { server, length: reported.length, sealed: reported.sealed, corrupt: reported.corrupt })
   }
 
@@ -299,14 +299,21 @@ export class ChunkMap {
     return count
   }
 
-  /** Unknown replicas that were first reported before this time; they stay until `lost` says that they are gone. */
+  /** Unknown replicas on servers that are up, first reported before this time; they stay until `lost` says that they are gone. */
   unknownSince(beforeMs: number, max: number): UnknownReplica[] {
     const found: UnknownReplica[] = []
     for (const unknown of this.#unknown.values()) {
       if (unknown.sinceMs > beforeMs || found.length >= max) break
-      found.push(unknown)
+      if (this.#options.isUp(unknown.server)) found.push(unknown)
     }
     return found
+  }
+
+  /** The server holds, or may hold, a replica of a chunk that is not known. */
+  holdsUnknown(server: ServerId, chunk: ChunkId): void {
+    const key = unknownKey(server, chunk)
+    if (this.#unknown.has(key) || this.#unknown.size >= unknownReplicasMax) return
+    this.#unknown.set(key, { server, chunk, sinceMs: this.#options.clock.nowMs() })
   }
 
   forgetUnknown(chunk: ChunkId, server: ServerId): void {
@@ -394,12 +401,6 @@ export class ChunkMap {
     if (!needs) return
     bucket.add(entry)
     this.#options.attention()
-  }
-
-  #reportUnknown(server: ServerId, chunk: ChunkId): void {
-    const key = unknownKey(server, chunk)
-    if (this.#unknown.has(key) || this.#unknown.size >= unknownReplicasMax) return
-    this.#unknown.set(key, { server, chunk, sinceMs: this.#options.clock.nowMs() })
   }
 }
 

@@ -25,32 +25,32 @@ export interface ChunkServers {
 
 export const chunkServers = (options: { rpc: Transport; servers: ServerTable }): ChunkServers => {
   const { rpc, servers } = options
-  const addressOf = (id: ServerId): string => {
-    const address = servers.get(id)?.address.address
-    if (!address) throw new UnavailableError(`chunk server ${id} has no address`, { maybeCommitted: false })
-    return address
+  /**
+   * An answer counts for the registration under which it was asked for: when the server has registered again meanwhile, what it did may have
+   * been taken back by a loss of power, and its new report has said so before.
+   */
+  const ask = async <Q, R>(
+    id: ServerId,
+    method: Parameters<typeof callUnary<Q, R>>[3],
+    request: Q,
+    deadlineMs: number,
+  ): Promise<R> => {
+    const server = servers.get(id)
+    const registration = server?.registration
+    const unanswered = (why: string, maybeCommitted: boolean): UnavailableError =>
+      new UnavailableError(`chunk server ${id} ${why}`, { maybeCommitted })
+    if (!server?.address.address) throw unanswered('has no address', false)
+    const answer = callUnary(rpc, server.address.address, ChunkStoreDefinition, method, request, { deadlineMs })
+    await answer.catch(() => undefined)
+    if (servers.get(id)?.registration !== registration) throw unanswered('has registered again meanwhile', true)
+    return answer
   }
   const { methods } = ChunkStoreDefinition
   return {
-    copy: async (target, request, deadlineMs) => {
-      await callUnary(rpc, addressOf(target), ChunkStoreDefinition, methods.copy, request, { deadlineMs })
-    },
-    seal: async (server, chunkId, length) => {
-      const request = { chunkId, length }
-      const callOptions = { deadlineMs: shortCallMs }
-      await callUnary(rpc, addressOf(server), ChunkStoreDefinition, methods.seal, request, callOptions)
-    },
-    punch: async (server, chunkId, ranges) => {
-      const request = { chunkId, ranges }
-      const callOptions = { deadlineMs: shortCallMs }
-      await callUnary(rpc, addressOf(server), ChunkStoreDefinition, methods.punch, request, callOptions)
-    },
-    delete: async (server, chunks) => {
-      const request = { chunkIds: [...chunks] }
-      const callOptions = { deadlineMs: shortCallMs }
-      await callUnary(rpc, addressOf(server), ChunkStoreDefinition, methods.delete, request, callOptions)
-    },
-    verify: (server, chunkId) =>
-      callUnary(rpc, addressOf(server), ChunkStoreDefinition, methods.verify, { chunkId }, { deadlineMs: verifyMs }),
+    copy: async (target, request, deadlineMs) => void (await ask(target, methods.copy, request, deadlineMs)),
+    seal: async (server, chunkId, length) => void (await ask(server, methods.seal, { chunkId, length }, shortCallMs)),
+    punch: async (server, chunkId, ranges) => void (await ask(server, methods.punch, { chunkId, ranges }, shortCallMs)),
+    delete: async (server, chunks) => void (await ask(server, methods.delete, { chunkIds: [...chunks] }, shortCallMs)),
+    verify: (server, chunkId) => ask(server, methods.verify, { chunkId }, verifyMs),
   }
 }

@@ -49,7 +49,7 @@ import { SessionTable, masterSession } from './sessions.ts'
 import { ShortChunks } from './short-chunks.ts'
 import { Snapshots } from './snapshots.ts'
 import { roomOf } from './space-left.ts'
-import { Store } from './store.ts'
+import { cacheEntriesMaxDefault, Store } from './store.ts'
 import type { WebOptions, WebServiceOptions } from './web-service.ts'
 import { WebService } from './web-service.ts'
 
@@ -68,6 +68,8 @@ export interface MasterConfig {
   repairBytesPerSecondMax?: number
   /** A replica of an unknown chunk is removed so long after it was first reported. */
   unknownReplicaDelayMs?: number
+  /** How many records of its database the master keeps in memory. */
+  cacheEntriesMax?: number
   /** Other versions of the protocol than this program's, for tests of mixed clusters. */
   protocol?: ProtocolVersions
 }
@@ -129,6 +131,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     log,
     onFatal: (error) => void stop(error),
     admitWrites: () => reserve?.admits() ?? true,
+    cacheEntriesMax: config.cacheEntriesMax,
   })
 
   const restored = await restoredFacts(store)
@@ -421,6 +424,7 @@ const checked = (config: MasterConfig): Required<MasterConfig> => {
     repairDelayMs: config.repairDelayMs ?? 10_000,
     repairBytesPerSecondMax: config.repairBytesPerSecondMax ?? 256 * 1024 * 1024,
     unknownReplicaDelayMs: config.unknownReplicaDelayMs ?? 60_000,
+    cacheEntriesMax: config.cacheEntriesMax ?? cacheEntriesMaxDefault,
     protocol: config.protocol ?? protocolVersions,
   }
   const whole = (name: string, value: number, min: number, max: number): void => {
@@ -435,6 +439,7 @@ const checked = (config: MasterConfig): Required<MasterConfig> => {
   whole('The repair delay in ms', full.repairDelayMs, 0, 86_400_000)
   whole('The repair rate in bytes per second', full.repairBytesPerSecondMax, 1, Number.MAX_SAFE_INTEGER)
   whole('The delay for unknown replicas in ms', full.unknownReplicaDelayMs, 0, 86_400_000)
+  whole('The number of records in memory', full.cacheEntriesMax, 1, 100_000_000)
   return full
 }
 

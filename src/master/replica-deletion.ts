@@ -1,6 +1,6 @@
 /**
- * Removes replicas of chunks that exist no more, in batches per server. It is best effort: what a server that is away still holds is
- * reported as unknown when it comes back, and is removed then.
+ * Removes replicas of chunks that exist no more, in batches per server. What could not be removed counts as reported by its server, as
+ * unknown: it is tried again until the server says that it is gone, or names it no more when it registers again.
  */
 import type { ChunkId, ServerId } from '../domain/ids.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
@@ -9,7 +9,7 @@ import type { ChunkMap } from './chunk-map.ts'
 import type { ChunkServers } from './chunk-servers.ts'
 
 const batchMax = 1000
-/** Beyond, the rest is left to the reports. */
+/** Beyond, the rest is left for later. */
 const queuedPerServerMax = 200_000
 const scanIntervalMs = 1000
 
@@ -40,6 +40,7 @@ export class ReplicaDeletion {
       const queue = this.#queued.get(server)
       if (!queue) this.#queued.set(server, new Set([chunk]))
       else if (queue.size < queuedPerServerMax) queue.add(chunk)
+      else this.#options.chunks.holdsUnknown(server, chunk)
       // In the same turn more are likely to follow.
       queueMicrotask(() => void this.#run(server))
     }
@@ -67,18 +68,19 @@ export class ReplicaDeletion {
     } catch (cause) {
       log.debug('replicas not removed', { server, cause })
     } finally {
+      for (const chunk of this.#queued.get(server) ?? []) chunks.holdsUnknown(server, chunk)
       this.#queued.delete(server)
       this.#busy.delete(server)
     }
   }
 
   #scanUnknown(): void {
-    const { clock, chunks, isUp, log, unknownDelayMs } = this.#options
+    const { clock, chunks, log, unknownDelayMs } = this.#options
     this.#scan = clock.after(scanIntervalMs, () => this.#scanUnknown())
     for (const { server, chunk } of chunks.unknownSince(clock.nowMs() - unknownDelayMs, batchMax)) {
       // A chunk that has become known since is none of this list's business.
       if (chunks.get(chunk)) chunks.forgetUnknown(chunk, server)
-      else if (isUp(server)) {
+      else {
         log.info('removing a replica of an unknown chunk', { server, chunk })
         this.add([server], chunk)
       }

@@ -123,6 +123,12 @@ const connection = (
       return
     }
     if (state.kind !== 'opening') return
+    if (session.state === 'ending') {
+      // Its record waited for the disk for longer than a session may be silent; the client tries again.
+      outbox.abort('the session has ended before it began')
+      state = { kind: 'closed' }
+      return
+    }
     const { early } = state
     // From here to the end nothing waits: no reply can come before the welcome.
     outbox.welcome(welcome(options, session, hello))

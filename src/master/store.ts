@@ -174,7 +174,7 @@ export interface StoreOptions {
 export interface ExecuteOptions {
   /** The change frees space or must not fail: it may use the reserve. */
   mayUseReserve?: boolean
-  /** Ends a wait for something outside the store with EINTR. */
+  /** Ends a wait with EINTR, and lets nothing be changed that was not before. */
   signal?: AbortSignal | undefined
   /** Called once, when the changes have been made, long before they are on disk. Not called when the operation throws. */
   applied?: (() => void) | undefined
@@ -187,7 +187,7 @@ export interface StoreStatistics {
   changes: number
 }
 
-const cacheEntriesMaxDefault = 50_000
+export const cacheEntriesMaxDefault = 50_000
 const cacheBytesMaxDefault = 24 * 1024 * 1024
 /** What a record takes in the cache beside its value: key, entry and the map's slot. */
 const entryBytes = 200
@@ -271,7 +271,7 @@ export class Store {
   /**
    * Runs an operation; see the top of this file. The first run happens before this returns.
    * Rejects with what the operation threw (once all that it saw is on disk), with ENOSPC when writes are not admitted, EINTR when the
-   * signal was aborted while it was blocked, and UnavailableError when the store is closed or broken.
+   * signal was aborted while it waited, and UnavailableError when the store is closed or broken.
    */
   async execute<T>(operation: StoreOperation<T>, options: ExecuteOptions = {}): Promise<T> {
     const execution: Execution = { pinned: new Set(), ranges: new Map() }
@@ -286,6 +286,8 @@ export class Store {
         } catch (caught) {
           if (caught instanceof Miss) {
             await this.#satisfy(caught, execution)
+            // Nothing was changed so far, and the session may have ended meanwhile: then it may change nothing any more.
+            if (options.signal?.aborted === true) throw new PosixError('EINTR')
           } else if (caught instanceof Blocked) {
             // The wait can be long: what was loaded would keep the journal and the cache from shrinking.
             this.#release(execution)

@@ -7,7 +7,6 @@ import type { AdminCall } from '../../src/main/admin-client.ts'
 import { adminClient } from '../../src/main/admin-client.ts'
 import type { MasterConfig, RunningMaster } from '../../src/master/master.ts'
 import { startMaster } from '../../src/master/master.ts'
-import type { KvEngine } from '../../src/platform/kv-engine.ts'
 import { silentLog } from '../../src/platform/log.ts'
 import { AdminDefinition } from '../../src/protocol/gen/shoal/v1/admin.pb.ts'
 import type { StatusReply } from '../../src/protocol/gen/shoal/v1/admin.pb.ts'
@@ -18,6 +17,7 @@ import type { ManualClock } from './manual-clock.ts'
 import { manualClock } from './manual-clock.ts'
 import { seededRandom } from './master-store.ts'
 import { memoryKv } from './memory-kv.ts'
+import type { MemoryKv } from './memory-kv.ts'
 import { memoryNetwork } from './memory-transport.ts'
 import type { ReplicaServer, ReplicaServerOptions } from './replica-server.ts'
 import { replicaServer } from './replica-server.ts'
@@ -27,7 +27,7 @@ import { sessionClient } from './session-client.ts'
 export interface MasterCluster {
   readonly clock: ManualClock
   readonly servers: ReplicaServer[]
-  readonly kv: KvEngine
+  readonly kv: MemoryKv
   readonly address: string
   /** Ends the master, with or without good order, and starts a new one on the same store and address. */
   restart(config?: MasterConfig): Promise<void>

@@ -3,7 +3,8 @@
  *
  * Fault model: crash() forgets every write after the last synced one, as power loss may, and leaves the engine closed; open it again with reopen().
  * A write counts as synced when its call returns. crash(kept) keeps that many of the batches that were not, the first ones.
- * failWrites(error) makes every later write fail, without effect. There are no torn batches: RocksDB's log excludes them.
+ * failWrites(error) makes every later write fail, without effect. breakWrite(carriedOut) makes the next one fail with EIO, carried out or not,
+ * and all later ones without effect until the engine is opened again. There are no torn batches: RocksDB's log excludes them.
  */
 import type { PosixError } from '../../src/domain/errors.ts'
 import { PosixError as Failure } from '../../src/domain/errors.ts'
@@ -17,6 +18,11 @@ export interface MemoryKv extends KvEngine {
   /** The same data, open again. */
   reopen(): MemoryKv
   failWrites(error: PosixError | undefined): void
+  breakWrite(carriedOut: boolean): void
+  /** What is under a key now, without a call. */
+  peek(key: Buffer): Buffer | undefined
+  /** What would be under a key if the power failed now. */
+  peekDurable(key: Buffer): Buffer | undefined
   /** Every entry, in order. */
   entries(): KvEntry[]
 }
@@ -35,14 +41,16 @@ const indexOf = (state: State, key: Buffer): number => {
   return low
 }
 
-const apply = (state: State, change: KvChange): void => {
+/** Returns what was there before. */
+const apply = (state: State, change: KvChange): KvEntry | undefined => {
   const at = indexOf(state, change.key)
-  const exists = state[at]?.key.equals(change.key) ?? false
-  if (change.type === 'del') {
-    if (exists) state.splice(at, 1)
-  } else {
-    state.splice(at, exists ? 1 : 0, { key: Buffer.from(change.key), value: Buffer.from(change.value) })
-  }
+  const before = state[at]?.key.equals(change.key) === true ? state[at] : undefined
+  if (change.type === 'put') {
+    const entry = { key: Buffer.from(change.key), value: Buffer.from(change.value) }
+    if (before) state[at] = entry
+    else state.splice(at, 0, entry)
+  } else if (before) state.splice(at, 1)
+  return before
 }
 
 const copied = ({ key, value }: KvEntry): KvEntry => ({ key: Buffer.from(key), value: Buffer.from(value) })
@@ -53,6 +61,7 @@ class MemoryEngine implements MemoryKv {
   private undo: KvChange[][] = []
   private closed = false
   private failure: PosixError | undefined
+  private breaks: 'before' | 'after' | undefined
 
   private readonly wait: (call: 'read' | 'write') => Promise<void>
 
@@ -105,18 +114,17 @@ class MemoryEngine implements MemoryKv {
   async write(changes: readonly KvChange[], { sync }: { sync: boolean }): Promise<void> {
     this.assertOpen()
     if (this.failure) throw this.failure
+    const { breaks } = this
+    if (breaks) this.failure = new Failure('EIO', 'the database cannot be written')
+    if (breaks === 'before') throw this.failure!
     const batch: KvChange[] = []
     this.undo.push(batch)
     for (const change of changes) {
-      const before = this.state[indexOf(this.state, change.key)]
-      batch.push(
-        before?.key.equals(change.key)
-          ? { type: 'put', key: before.key, value: before.value }
-          : { type: 'del', key: Buffer.from(change.key) },
-      )
-      apply(this.state, change)
+      const before = apply(this.state, change)
+      batch.push(before ? { type: 'put', ...before } : { type: 'del', key: Buffer.from(change.key) })
     }
     await this.wait('write')
+    if (breaks) throw this.failure!
     if (sync) this.undo.splice(0, this.undo.indexOf(batch) + 1)
   }
 
@@ -143,6 +151,24 @@ class MemoryEngine implements MemoryKv {
 
   failWrites(error: PosixError | undefined): void {
     this.failure = error
+  }
+
+  breakWrite(carriedOut: boolean): void {
+    this.breaks = carriedOut ? 'after' : 'before'
+  }
+
+  peek(key: Buffer): Buffer | undefined {
+    const entry = this.state[indexOf(this.state, key)]
+    return entry?.key.equals(key) === true ? entry.value : undefined
+  }
+
+  peekDurable(key: Buffer): Buffer | undefined {
+    // The first of the batches that would be lost knows what was there before all of them.
+    for (const batch of this.undo) {
+      const before = batch.find((change) => change.key.equals(key))
+      if (before) return before.type === 'put' ? before.value : undefined
+    }
+    return this.peek(key)
   }
 
   entries(): KvEntry[] {

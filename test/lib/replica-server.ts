@@ -46,6 +46,8 @@ export interface ReplicaServer {
   /** Nothing of it is heard any more; it keeps its replicas. */
   stop(): Promise<void>
   set(chunk: bigint, replica: Partial<HeldReplica>): void
+  /** Comes between a deletion and its answer. */
+  deleted?: () => Promise<void>
 }
 
 const callOptions = { deadlineMs: 5000 }
@@ -98,6 +100,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       unaryHandler(methods.delete, async ({ chunkIds }) => {
         asked.push(`delete ${chunkIds.join(' ')}`)
         for (const id of chunkIds) replicas.delete(id)
+        await server.deleted?.()
         return {}
       }),
     ],

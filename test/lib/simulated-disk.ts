@@ -10,9 +10,11 @@
  * - restart(): the process dies, the machine lives: nothing written is lost; open files and locks are dead.
  * - capacityBytes: writes beyond it fail with ENOSPC and change nothing; blocks are 4096 bytes, and holes cost nothing.
  * - fail(rule): calls of a kind on matching paths fail with a code, without effect, a number of times.
+ * - misdirect(pattern): the next write to a file of such a path goes to another place: to another block, of this file or of another one of such a
+ *   path. Its caller is told that all went well.
  * - flipBit(path, offset): one bit of the stored data changes, in the cache and on the medium.
  * Choices come from the seed alone. How long calls take is `wait`'s to say; one that it never lets go on belongs to a process that died.
- * Not modelled: misdirected writes, links, permissions.
+ * Not modelled: links, permissions.
  */
 import { PosixError, type ErrnoName } from '../../src/domain/errors.ts'
 import type { Disk, DiskFile, DiskSpace } from '../../src/platform/disk.ts'
@@ -54,15 +56,18 @@ export interface SimulatedDisk extends Disk {
   clearFaults(): void
   setCapacity(bytes: number): void
   flipBit(path: string, offset: number): void
+  misdirect(path: RegExp): void
   /** How often each call was made. */
   readonly calls: ReadonlyMap<DiskCall, number>
   /** What a file has now, without a call; undefined when there is none. */
   content(path: string): Buffer | undefined
+  /** The part of a file that would be there if the power failed now and took all that was not synced; undefined when there is no file. */
+  durable(path: string, offset: number, length: number): Buffer | undefined
   /** Every file's path, in the order of their making. */
   paths(): string[]
 }
 
-/** Content as blocks; a block that is missing is a hole. */
+/** Content as blocks; a block that is missing is a hole. A block is never changed but replaced: images share them. */
 interface Image {
   size: number
   blocks: Map<number, Buffer>
@@ -94,10 +99,7 @@ type NameChange =
 
 const parentOf = (path: string): string => path.slice(0, Math.max(path.lastIndexOf('/'), 0)) || '/'
 const normal = (path: string): string => (path.length > 1 ? path.replace(/\/+$/, '') : path).replaceAll(/\/+/g, '/')
-const copyOf = (image: Image): Image => ({
-  size: image.size,
-  blocks: new Map([...image.blocks].map(([index, block]) => [index, Buffer.from(block)])),
-})
+const copyOf = ({ size, blocks }: Image): Image => ({ size, blocks: new Map(blocks) })
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 /** What one call takes: when it is carried out, and when its caller learns it. */
@@ -108,6 +110,15 @@ export interface DiskTime {
 
 const oneTurn: DiskTime = { before: turn, after: () => Promise.resolve() }
 
+const withBytes = (block: Buffer | undefined, within: number, data: Buffer): Buffer => {
+  const changed = block ? Buffer.from(block) : Buffer.alloc(blockBytes)
+  data.copy(changed, within)
+  return changed
+}
+
+const withZeros = (block: Buffer, from: number, to: number): Buffer => Buffer.from(block).fill(0, from, to)
+
+/** A write's data belongs to the image afterwards. */
 const applyChange = (image: Image, change: Change): void => {
   switch (change.kind) {
     case 'write': {
@@ -116,9 +127,10 @@ const applyChange = (image: Image, change: Change): void => {
         const position = change.position + at
         const index = Math.floor(position / blockBytes)
         const within = position % blockBytes
-        let block = image.blocks.get(index)
-        if (!block) image.blocks.set(index, (block = Buffer.alloc(blockBytes)))
-        at += change.data.copy(block, within, at, at + blockBytes - within)
+        const length = Math.min(blockBytes - within, change.data.length - at)
+        const data = change.data.subarray(at, at + length)
+        image.blocks.set(index, length === blockBytes ? data : withBytes(image.blocks.get(index), within, data))
+        at += length
       }
       if (change.data.length > 0) image.size = Math.max(image.size, change.position + change.data.length)
       return
@@ -126,7 +138,8 @@ const applyChange = (image: Image, change: Change): void => {
     case 'truncate': {
       for (const [index, block] of image.blocks) {
         if (index * blockBytes >= change.length) image.blocks.delete(index)
-        else if ((index + 1) * blockBytes > change.length) block.fill(0, change.length - index * blockBytes)
+        else if ((index + 1) * blockBytes > change.length)
+          image.blocks.set(index, withZeros(block, change.length - index * blockBytes, blockBytes))
       }
       image.size = change.length
       return
@@ -137,7 +150,10 @@ const applyChange = (image: Image, change: Change): void => {
         const start = index * blockBytes
         if (start >= end || start + blockBytes <= change.offset) continue
         if (start >= change.offset && start + blockBytes <= end) image.blocks.delete(index)
-        else block.fill(0, Math.max(0, change.offset - start), Math.min(blockBytes, end - start))
+        else {
+          const from = Math.max(0, change.offset - start)
+          image.blocks.set(index, withZeros(block, from, Math.min(blockBytes, end - start)))
+        }
       }
     }
   }
@@ -215,6 +231,7 @@ class Simulation implements SimulatedDisk {
   private durableNames: Names = new Map(this.names)
   private nameChanges: NameChange[] = []
   private faults: DiskFault[] = []
+  private misdirecting: RegExp | undefined
   private locks = new Map<string, symbol>()
   /** Grows with each crash or restart; files and locks of an earlier one are dead. */
   private life = 0
@@ -254,6 +271,7 @@ class Simulation implements SimulatedDisk {
 
   clearFaults(): void {
     this.faults = []
+    this.misdirecting = undefined
   }
 
   content(path: string): Buffer | undefined {
@@ -262,6 +280,13 @@ class Simulation implements SimulatedDisk {
     const content = Buffer.alloc(node.current.size)
     readImage(node.current, content, 0)
     return content
+  }
+
+  durable(path: string, offset: number, length: number): Buffer | undefined {
+    const node = this.durableNames.get(normal(path))
+    if (node?.kind !== 'file') return undefined
+    const bytes = Buffer.alloc(length)
+    return bytes.subarray(0, readImage(node.synced, bytes, offset))
   }
 
   paths(): string[] {
@@ -275,9 +300,29 @@ class Simulation implements SimulatedDisk {
   flipBit(path: string, offset: number): void {
     const node = this.file(normal(path))
     for (const image of [node.current, node.synced]) {
-      const block = image.blocks.get(Math.floor(offset / blockBytes))
-      if (block) block[offset % blockBytes]! ^= 1
+      const index = Math.floor(offset / blockBytes)
+      const block = image.blocks.get(index)
+      if (!block) continue
+      const flipped = Buffer.from(block)
+      flipped[offset % blockBytes]! ^= 1
+      image.blocks.set(index, flipped)
     }
+  }
+
+  misdirect(path: RegExp): void {
+    this.misdirecting = path
+  }
+
+  /** Where a write really goes. */
+  placeOf(path: string, node: FileNode, position: number): { node: FileNode; position: number } {
+    if (this.misdirecting?.test(path) !== true) return { node, position }
+    const pattern = this.misdirecting
+    this.misdirecting = undefined
+    const victims: FileNode[] = []
+    for (const [name, other] of this.names) if (other.kind === 'file' && pattern.test(name)) victims.push(other)
+    const victim = victims[this.random.below(Math.max(1, victims.length))] ?? node
+    const block = this.random.below(Math.max(1, Math.ceil(victim.current.size / blockBytes)))
+    return { node: victim, position: block * blockBytes + (position % blockBytes) }
   }
 
   async open(path: string, options: { create?: boolean; exclusive?: boolean } = {}): Promise<DiskFile> {
@@ -505,7 +550,8 @@ class SimulatedFile implements DiskFile {
 
   write(buffers: readonly Buffer[], position: number): Promise<void> {
     return this.call('write', () => {
-      this.disk.change(this.node, { kind: 'write', position, data: Buffer.concat(buffers) })
+      const { node, position: at } = this.disk.placeOf(this.path, this.node, position)
+      this.disk.change(node, { kind: 'write', position: at, data: Buffer.concat(buffers) })
     })
   }
 

@@ -250,7 +250,8 @@ export class SimulatedNetwork {
   readonly silentHosts = new Set<string>()
   /** Hosts whose next chunk data is damaged. */
   readonly damaging = new Set<string>()
-  readonly #cuts = new Set<string>()
+  /** Since when. */
+  readonly #cuts = new Map<string, number>()
   readonly #slow = new Map<string, number>()
   #nextPort = 20_000
 
@@ -265,7 +266,8 @@ export class SimulatedNetwork {
   }
 
   cut(source: string, target: string): void {
-    this.#cuts.add(`${source} ${target}`)
+    const cut = `${source} ${target}`
+    if (!this.#cuts.has(cut)) this.#cuts.set(cut, this.time.nowMs)
   }
 
   damage(host: string): void {
@@ -318,6 +320,12 @@ export class SimulatedNetwork {
       this.silentHosts.has(target) ||
       this.silentHosts.has(source)
     )
+  }
+
+  /** Since when one of them gets no answer from the other; undefined: both would get it. */
+  apartSinceMs(a: string, b: string): number | undefined {
+    const since = Math.min(this.#cuts.get(`${a} ${b}`) ?? Infinity, this.#cuts.get(`${b} ${a}`) ?? Infinity)
+    return since === Infinity ? undefined : since
   }
 
   delayMs(source: string, target: string, bytes: number): number {

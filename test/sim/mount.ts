@@ -3,6 +3,7 @@
  * with no error that the promises exclude.
  */
 import type { Context, Entry, FileSystem, Handle } from '../../src/client/file-system.ts'
+import { Interrupt } from '../../src/client/interrupt.ts'
 import { operationDeadlineMs } from '../../src/client/operation-guard.ts'
 import { PosixError } from '../../src/domain/errors.ts'
 import type { ErrnoName } from '../../src/domain/errors.ts'
@@ -71,17 +72,18 @@ export class Mount {
   async call<T>(
     what: string,
     act: (fileSystem: FileSystem, context: Context) => Promise<T>,
-    options: { interruptible?: boolean } = {},
+    options: { interruptible?: boolean; needsLease?: boolean; patienceMs?: number } = {},
   ): Promise<T> {
     const { time, trace } = this.#cluster
     if (!this.life.alive) throw new LifeEnded()
     const startMs = time.nowMs
-    const interrupt = new AbortController()
+    const interrupt = new Interrupt()
     const context: Context = { uid: 0, gid: 0, pid: 1, umask: 0o022, signal: interrupt.signal }
     const oneIn = options.interruptible === false ? 0 : this.#interruptsOneIn()
     if (oneIn > 0 && this.random.below(oneIn) === 0) {
       time.post(this.life, this.random.below(20_000) / 1000, () => interrupt.abort())
     }
+    if (options.patienceMs !== undefined) time.post(this.life, options.patienceMs, () => interrupt.abort())
     trace.line(this.name, `${what} …`)
     try {
       const result = await new Promise<T>((resolve, reject) => {
@@ -98,6 +100,7 @@ export class Mount {
           .catch(() => undefined)
       })
       trace.line(this.name, `${what} done`)
+      if (options.needsLease === true) this.#checkLease(what, startMs)
       return result
     } catch (caught) {
       trace.line(
@@ -108,7 +111,7 @@ export class Mount {
         const isUnexpected =
           caught.code === 'EIO' ||
           caught.code === 'EPROTO' ||
-          (caught.code === 'EINTR' && !interrupt.signal.aborted && this.client.sessionsLost === 0)
+          (caught.code === 'EINTR' && !interrupt.aborted && this.client.sessionsLost === 0)
         const excused = this.client.sessionsLost > 0 || this.#isErrorExcused()
         if (isUnexpected && !excused)
           this.#cluster.violation(`${this.name}: ${what} failed: ${caught.code} ${caught.message}`)
@@ -119,6 +122,15 @@ export class Mount {
     }
   }
 
+  /** Leases by true time: once the master may have given them to others, nothing is answered from what they covered. */
+  #checkLease(what: string, startMs: number): void {
+    const since = this.#cluster.unheardSinceMs(this.client)
+    if (since === undefined || startMs - since <= this.#cluster.leaseMsMin) return
+    this.#cluster.violation(
+      `${this.name}: ${what} was answered although the master had not heard of it for ${(startMs - since).toFixed(0)} ms`,
+    )
+  }
+
   /** Lets up to this much time pass, as programs do between calls. */
   async think(msMax: number): Promise<void> {
     await this.#cluster.time.sleep(this.random.below(msMax * 1000) / 1000)
@@ -126,7 +138,9 @@ export class Mount {
   }
 
   lookup(parent: Ino, name: string): Promise<Entry> {
-    return this.call(`lookup ${parent}/${name}`, (fs, context) => fs.lookup(context, parent, Buffer.from(name)))
+    return this.call(`lookup ${parent}/${name}`, (fs, context) => fs.lookup(context, parent, Buffer.from(name)), {
+      needsLease: true,
+    })
   }
 
   async walk(path: string): Promise<Ino> {
@@ -155,7 +169,9 @@ export class Mount {
   }
 
   unlink(parent: Ino, name: string): Promise<void> {
-    return this.call(`unlink ${parent}/${name}`, (fs, context) => fs.unlink(context, parent, Buffer.from(name)))
+    return this.call(`unlink ${parent}/${name}`, (fs, context) => fs.unlink(context, parent, Buffer.from(name)), {
+      needsLease: true,
+    })
   }
 
   rename(source: { parent: Ino; name: string }, target: { parent: Ino; name: string }, flags: number): Promise<void> {
@@ -168,21 +184,28 @@ export class Mount {
     )
   }
 
-  read(handle: Handle, offset: number, length: number): Promise<Buffer> {
-    return this.call(`read ${handle} ${offset}+${length}`, (fs, context) =>
-      fs.read(context, handle, BigInt(offset), length),
+  /** Interrupted when there is no answer for so long. */
+  read(handle: Handle, offset: number, length: number, patience: { patienceMs?: number } = {}): Promise<Buffer> {
+    return this.call(
+      `read ${handle} ${offset}+${length}`,
+      (fs, context) => fs.read(context, handle, BigInt(offset), length),
+      { ...patience, needsLease: true },
     )
   }
 
   write(handle: Handle, offset: number, data: Buffer): Promise<void> {
-    return this.call(`write ${handle} ${offset}+${data.length}`, (fs, context) =>
-      fs.write(context, handle, BigInt(offset), data, { killPrivileges: false }),
+    return this.call(
+      `write ${handle} ${offset}+${data.length}`,
+      (fs, context) => fs.write(context, handle, BigInt(offset), data, { killPrivileges: false }),
+      { needsLease: true },
     )
   }
 
   append(handle: Handle, data: Buffer): Promise<void> {
-    return this.call(`append ${handle} ${data.length}`, (fs, context) =>
-      fs.write(context, handle, 0n, data, { killPrivileges: false, append: true }),
+    return this.call(
+      `append ${handle} ${data.length}`,
+      (fs, context) => fs.write(context, handle, 0n, data, { killPrivileges: false, append: true }),
+      { needsLease: true },
     )
   }
 

@@ -36,9 +36,9 @@ export const mutations: readonly Mutation[] = [
   },
   {
     name: 'what was cached stays after a recall',
-    file: 'src/client/client-file-system.ts',
-    find: "if (to === 'none') inode.dropCached()",
-    replace: '',
+    file: 'src/client/client-core.ts',
+    find: '    inode.dropLayout()\n    this.inodes.forgetIdle(inode)',
+    replace: '    this.inodes.forgetIdle(inode)',
   },
   {
     name: 'the kernel is not told that names are old',
@@ -48,8 +48,8 @@ export const mutations: readonly Mutation[] = [
   },
   {
     name: 'a fenced session may still commit',
-    file: 'src/master/ops/commit.ts',
-    find: "if (context.leases.held(context.session, ino) !== 'write') throw new PosixError('ESTALE', 'no write lease')",
+    file: 'src/master/store.ts',
+    find: "if (options.signal?.aborted === true) throw new PosixError('EINTR')",
     replace: '',
   },
   {

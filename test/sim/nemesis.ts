@@ -2,6 +2,7 @@
  * What goes wrong in a run: which kinds of faults there are is drawn from the seed, some runs have none, then one comes after another, each
  * for a while. What is broken is mended before a program would have to give up.
  */
+import { PosixError } from '../../src/domain/errors.ts'
 import type { Random } from '../../src/platform/random.ts'
 import type { SimulatedCluster } from './simulated-cluster.ts'
 import type { SimulatedProcess } from './simulated-process.ts'
@@ -22,8 +23,12 @@ export const faultKinds = [
   'disk full',
   'disk lost',
   'bit flipped',
+  'write misdirected',
   'message damaged',
   'master disk slow',
+  'master disk full',
+  'master write error',
+  'client killed amid slow reads',
   'wall clock stepped',
 ] as const
 
@@ -95,6 +100,8 @@ export class Nemesis {
     unluckyServer.role.disk.setCapacity(2 ** 30)
     for (const { role } of servers) role.slowMs = 0
     masterRole.slowMs = 0
+    masterRole.slowReadMs = 0
+    masterRole.kv.failWrites(undefined)
     for (const process of processes) if (process.isDown) void process.start()
     await Promise.all(processes.map((process) => process.serves()))
   }
@@ -220,14 +227,42 @@ export class Nemesis {
         if (from < size) disk.flipBit(path, from + random.below(size - from))
         return
       }
+      case 'write misdirected':
+        return unluckyServer.role.disk.misdirect(/\/[0-9a-f]{16}(\.copy)?$/)
       case 'message damaged':
         network.damage(random.below(2) === 0 ? unluckyServer.role.host : this.#pick(clients).host)
         return
       case 'master disk slow':
         masterRole.slowMs = random.below(300)
+        // Longer than a session may last, now and then.
+        masterRole.slowReadMs = random.below(random.below(2) === 0 ? 30 : 3000)
         await time.sleep(this.#spellMs())
         masterRole.slowMs = 0
+        masterRole.slowReadMs = 0
         return
+      case 'master disk full': {
+        masterRole.kv.failWrites(new PosixError('ENOSPC', 'a simulated fault'))
+        await time.sleep(this.#spellMs())
+        masterRole.kv.failWrites(undefined)
+        return
+      }
+      case 'master write error':
+        // The master ends with it, and its supervisor starts it again on what is there.
+        masterRole.kv.breakWrite(random.below(2) === 0)
+        return
+      case 'client killed amid slow reads': {
+        // What it has asked for is still being carried out when its session ends.
+        const { leaseMsMin } = this.#cluster
+        if (leaseMsMin > this.#pace.spellMsMax / 2) return
+        masterRole.slowReadMs = leaseMsMin * 1.2 + 1000
+        await time.sleep(300)
+        const client = this.#pick(clients).process
+        if (!client.isDown) client.end('kill')
+        await time.sleep(masterRole.slowReadMs)
+        masterRole.slowReadMs = 0
+        if (client.isDown) await Promise.race([client.start(), time.sleep(5000)])
+        return
+      }
       case 'wall clock stepped': {
         const { clock } = this.#pick(processes)
         if (clock !== undefined) clock.wallStepMs += random.below(20_000_000) - 10_000_000

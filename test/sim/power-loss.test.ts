@@ -95,3 +95,20 @@ t.test('content that was inline is on disk before it moves to a chunk', async (t
     content,
   )
 })
+
+t.test('seed 20: a copy that shares data that is not synced is synced with it', async (t) => {
+  const content = Buffer.alloc(12_000, 'synced ')
+  await throughBlackout(
+    t,
+    async (mount) => {
+      const source = await mount(0).create(mount(0).root, 'source', openFlags.readWrite)
+      const target = await mount(0).create(mount(0).root, 'target', openFlags.readWrite)
+      await mount(0).write(source.handle, 0, content)
+      const [from, to] = [source, target].map(({ handle }) => ({ handle, offset: 0n }))
+      await mount(0).call('copy', (fs, context) => fs.copyFileRange(context, from!, to!, BigInt(content.length)))
+      await mount(0).fsync(target.handle)
+    },
+    (mount) => readBack(mount(1), 'target', content.length),
+    content,
+  )
+})

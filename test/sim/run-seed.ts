@@ -3,15 +3,18 @@
  */
 import { seededRandom } from '../lib/seeded-random.ts'
 import { replicaProblems, storeProblems } from './checkers/store-check.ts'
+import { syncedCheck } from './checkers/synced-data.ts'
+import type { Synced } from './checkers/synced-data.ts'
 import { LifeEnded, Mount } from './mount.ts'
 import type { Workload } from './mount.ts'
 import { Nemesis } from './nemesis.ts'
 import type { FaultKind, Pace } from './nemesis.ts'
-import { SimulatedCluster } from './simulated-cluster.ts'
+import { chunkRoot, SimulatedCluster } from './simulated-cluster.ts'
 import { AppendLog } from './workloads/append-log.ts'
 import { Churn } from './workloads/churn.ts'
 import { Counters } from './workloads/counters.ts'
 import { Durability } from './workloads/durability.ts'
+import { Glances } from './workloads/glances.ts'
 import { Names } from './workloads/names.ts'
 import { Registers } from './workloads/registers.ts'
 import { RenameRing } from './workloads/rename-ring.ts'
@@ -37,6 +40,8 @@ export interface SeedResult {
   digest: string
   steps: number
   faults: ReadonlyMap<FaultKind, number>
+  /** Not of the simulation: what it took. */
+  processorMs: number
 }
 
 const setUpLimitMs = 120_000
@@ -67,16 +72,35 @@ const long: Length = {
 }
 const lengthOf = (seed: number): Length => (seed % 20 === 19 ? long : short)
 
+const processorMs = (before: NodeJS.CpuUsage): number => {
+  const { user, system } = process.cpuUsage(before)
+  return (user + system) / 1000
+}
+
+/** These may take a copy away for good that was on a disk. */
+const copyLosers: readonly FaultKind[] = ['disk lost', 'bit flipped', 'write misdirected']
+
 export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   const { seed, servers = 4, clients = 3 } = options
+  const before = process.cpuUsage()
   const length = lengthOf(seed)
   const choices = seededRandom(seed ^ 0x5eed)
   // In every fourth run everything loses power at the same moment, and only what was synced counts.
   const blackout = seed % 4 === 2
   const durationMs = options.durationMs ?? (blackout ? 1 + choices.below(length.durationMs) : length.durationMs)
+  const unsafe = (synced: Synced): string | undefined => checkSynced(synced)
+  const registers = new Registers({ files: 3 })
   const workloads: Workload[] = blackout
-    ? ['a', 'b', 'c'].map((prefix) => new Durability({ prefix, tiny: choices.below(3) === 0 }))
-    : [new Registers({ files: 3 }), new AppendLog(), new Counters(), new RenameRing(), new Names(), new Churn()]
+    ? ['a', 'b', 'c'].map((prefix) => new Durability({ prefix, tiny: choices.below(3) === 0, unsafe }))
+    : [
+        registers,
+        new Glances(registers),
+        new AppendLog(),
+        new Counters(),
+        new RenameRing(),
+        new Names(),
+        new Churn({ unsafe }),
+      ]
   const mounts = new Map<number, Mount>()
   const interruptsOneIn = choices.below(2) === 0 ? 0 : 60
   let isRunning = false
@@ -91,8 +115,11 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
         repairDelayMs: length.repairDelayMs[choices.below(3)]!,
         leaseQuietMs: [0, 100, 1000][choices.below(3)]!,
         inlineBytesMax: [0, 512, 4096][choices.below(3)]!,
+        cacheEntriesMax: [100, 50_000][choices.below(2)]!,
         unknownReplicaDelayMs: 5000,
       },
+      // Chunks that end by their size, in every third run.
+      limits: choices.below(3) === 0 ? { chunkBytesMax: 4096 * (1 + choices.below(40)) } : {},
       ...(options.print && { print: options.print }),
       stopAtFirst: options.stopAtFirst === true,
     },
@@ -118,6 +145,14 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     },
   )
   const nemesis = new Nemesis(cluster, seededRandom(choices.below(2 ** 32)), length.pace, options.kinds)
+  // What a disk has lost for good may be one of the copies that counted.
+  const losesCopies = nemesis.kinds.some((kind) => copyLosers.includes(kind))
+  const checkSynced = syncedCheck({
+    kv: () => cluster.masterRole.kv,
+    disks: () => cluster.servers.map(({ role }) => role.disk),
+    chunkRoot,
+    copies: losesCopies ? 1 : 2,
+  })
   const running = new Set<Promise<void>>()
   const launch = (workload: Workload, mount: Mount): void => {
     const run = async (): Promise<void> => {
@@ -147,6 +182,7 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     digest: cluster.trace.digest(),
     steps,
     faults: nemesis.counts,
+    processorMs: processorMs(before),
   })
   const onRejection = (cause: unknown): void => {
     cluster.violation(`a promise that nobody waits for failed: ${cause instanceof Error ? cause.stack : String(cause)}`)
@@ -202,7 +238,10 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
     await cluster.time.until(quiet(cluster, 3_000), quietLimitMs)
     const entries = cluster.masterRole.kv.entries()
     const disks = cluster.servers.map(({ role }) => ({ name: role.host, disk: role.disk }))
-    const flips = nemesis.counts.has('bit flipped') ? cluster.unluckyServer.role.host : undefined
+    const flips =
+      nemesis.counts.has('bit flipped') || nemesis.counts.has('write misdirected')
+        ? cluster.unluckyServer.role.host
+        : undefined
     for (const problem of storeProblems(entries)) cluster.violation(problem)
     for (const problem of replicaProblems(entries, disks, flips)) cluster.violation(problem)
   } catch (caught) {

@@ -8,6 +8,7 @@ export class SeedReport {
   readonly #startedMs = performance.now()
   readonly #faults = new Map<string, number>()
   #simulatedMs = 0
+  #processorMs = 0
   #events = 0
   #steps = 0
 
@@ -15,13 +16,18 @@ export class SeedReport {
     return (performance.now() - this.#startedMs) / 1000
   }
 
-  add({ seed, simulatedMs, events, steps, faults, violations }: SeedResult): void {
+  /** Returns the sentences about what failed, if anything did. */
+  add({ seed, simulatedMs, events, steps, faults, violations, processorMs }: SeedResult): string | undefined {
     this.ran++
+    this.#processorMs += processorMs
     this.#simulatedMs += simulatedMs
     this.#events += events
     this.#steps += steps
     for (const [kind, count] of faults) this.#faults.set(kind, (this.#faults.get(kind) ?? 0) + count)
-    if (violations.length > 0) this.failures.push(`seed=${seed}: ${violations.slice(0, 5).join('\n  ')}`)
+    if (violations.length === 0) return undefined
+    const failure = `seed=${seed}: ${violations.slice(0, 5).join('\n  ')}`
+    this.failures.push(failure)
+    return failure
   }
 
   summary(): string {
@@ -31,7 +37,7 @@ export class SeedReport {
       `${(ran / seconds).toFixed(2)} seeds/s`,
       `${(this.#simulatedMs / 3_600_000).toFixed(2)} simulated hours`,
       `${(this.#simulatedMs / 1000 / seconds).toFixed(1)} simulated seconds per second`,
-      `${((process.cpuUsage().user + process.cpuUsage().system) / 1e6).toFixed(0)} s of processor`,
+      `${(this.#processorMs / 1000).toFixed(0)} s of processor`,
       `${this.#steps} steps of programs`,
       `${this.#events} events`,
     ]

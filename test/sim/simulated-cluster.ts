@@ -6,6 +6,7 @@
  * are killed and cut off, but what they have written they still have.
  */
 import { startChunkServer } from '../../src/chunkserver/chunk-server.ts'
+import type { FileSystemLimits } from '../../src/client/client-file-system.ts'
 import type { FileSystem } from '../../src/client/file-system.ts'
 import { openFileSystem } from '../../src/client/open-file-system.ts'
 import { startMaster } from '../../src/master/master.ts'
@@ -21,19 +22,23 @@ import { seededRandom } from '../lib/seeded-random.ts'
 import { simulatedDisk } from '../lib/simulated-disk.ts'
 import type { DiskTime, SimulatedDisk } from '../lib/simulated-disk.ts'
 import { SimulatedNetwork } from '../lib/simulated-network.ts'
-import { Life, SimulatedTime } from '../lib/simulated-time.ts'
+import { Life, rateSpread, SimulatedTime } from '../lib/simulated-time.ts'
 import { SimulatedProcess } from './simulated-process.ts'
 import type { Role, Started, Surroundings } from './simulated-process.ts'
 import { Trace } from './trace.ts'
+import { ResultWatch } from './checkers/result-watch.ts'
 
 const masterAddress = 'master:7000'
 export const dataDirectory = '/data'
+export const chunkRoot = `${dataDirectory}/chunks`
 
 export interface ClusterOptions {
   seed: number
   servers: number
   clients: number
   config: MasterConfig
+  /** Of each client. */
+  limits?: Partial<FileSystemLimits>
   print?: (line: string) => void
   /** Time stops with the first violation. */
   stopAtFirst?: boolean
@@ -50,18 +55,23 @@ export interface ClientEvents {
 class MasterRole implements Role {
   kv: MemoryKv
   slowMs = 0
+  /** Of a record that is not in the master's memory. */
+  slowReadMs = 0
   readonly #config: MasterConfig
+  readonly #results: ResultWatch
   readonly #random: Random
   #life: Life | undefined
 
-  constructor(config: MasterConfig, time: SimulatedTime, random: Random) {
+  constructor(config: MasterConfig, around: Surroundings, random: Random) {
+    const { time } = around
     this.#config = config
+    this.#results = new ResultWatch(around.violation)
     this.#random = random
     const wait = (call: 'read' | 'write'): Promise<void> =>
-      call === 'read' && this.slowMs === 0
+      call === 'read' && this.slowReadMs === 0
         ? Promise.resolve()
         : new Promise((resolve) => {
-            const ms = call === 'read' ? this.slowMs / 10 : 0.1 + random.below(400) / 1000 + this.slowMs
+            const ms = call === 'read' ? this.slowReadMs : 0.1 + random.below(400) / 1000 + this.slowMs
             time.post(this.#life, ms, resolve)
           })
     this.kv = memoryKv(wait)
@@ -70,7 +80,7 @@ class MasterRole implements Role {
   async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
     this.#life = life
     const master = await startMaster({
-      kv: this.kv,
+      kv: this.#results.watched(this.kv),
       clock,
       random,
       rpc: transport(),
@@ -79,6 +89,10 @@ class MasterRole implements Role {
       log,
     })
     return { ended: master.closed }
+  }
+
+  logged(_level: string, event: string, { session }: LogFields): void {
+    if (event === 'session ended') this.#results.sessionEnded(session as bigint)
   }
 
   stopped(): void {
@@ -182,7 +196,11 @@ export class SimulatedClient {
   sessionsLost = 0
   fileSystem: FileSystem | undefined
 
-  constructor(index: number, around: Surroundings, events: ClientEvents) {
+  constructor(
+    index: number,
+    around: Surroundings,
+    { limits, ...events }: ClientEvents & { limits: Partial<FileSystemLimits> },
+  ) {
     this.index = index
     this.host = `client${index}`
     const role: Role = {
@@ -198,6 +216,7 @@ export class SimulatedClient {
           rpc: both,
           bulk: both,
           log,
+          limits,
         })
         this.fileSystem = fileSystem
         events.opened(this, fileSystem, life)
@@ -227,6 +246,8 @@ export class SimulatedCluster {
   readonly random: Random
   readonly violations: string[] = []
   readonly #stopAtFirst: boolean
+  /** The master may give a client's leases to others so long after it has heard of it, at the earliest. */
+  readonly leaseMsMin: number
   readonly master: SimulatedProcess
   readonly masterRole: MasterRole
   readonly servers: SimulatedServer[]
@@ -235,6 +256,7 @@ export class SimulatedCluster {
   constructor(options: ClusterOptions, events: ClientEvents) {
     this.random = seededRandom(options.seed)
     this.#stopAtFirst = options.stopAtFirst === true
+    this.leaseMsMin = (options.config.sessionLeaseMs ?? Infinity) / (1 + rateSpread)
     this.trace = new Trace(() => this.time.nowMs, options.print)
     this.network = new SimulatedNetwork({
       time: this.time,
@@ -248,13 +270,17 @@ export class SimulatedCluster {
       random: seededRandom(this.random.below(2 ** 32)),
       violation: (what) => this.violation(what),
     }
-    this.masterRole = new MasterRole(options.config, this.time, seededRandom(this.random.below(2 ** 32)))
+    this.masterRole = new MasterRole(options.config, around, seededRandom(this.random.below(2 ** 32)))
     this.master = new SimulatedProcess('master', this.masterRole, around)
     this.servers = Array.from(
       { length: options.servers },
       (_, index) => new SimulatedServer(`server${index}`, around, index === options.servers - 1),
     )
-    this.clients = Array.from({ length: options.clients }, (_, index) => new SimulatedClient(index, around, events))
+    const { limits = {} } = options
+    this.clients = Array.from(
+      { length: options.clients },
+      (_, index) => new SimulatedClient(index, around, { ...events, limits }),
+    )
   }
 
   get processes(): SimulatedProcess[] {
@@ -264,6 +290,17 @@ export class SimulatedCluster {
   /** The one whose machine and disk may fail. */
   get unluckyServer(): SimulatedServer {
     return this.servers.at(-1)!
+  }
+
+  /** True time since which a client's word does not reach the master, or the master's the client. */
+  unheardSinceMs(client: SimulatedClient): number | undefined {
+    const life = client.process.life
+    const isPaused = life !== undefined && life.pausedUntilMs > this.time.nowMs
+    const since = Math.min(
+      this.network.apartSinceMs(client.host, this.master.name) ?? Infinity,
+      isPaused ? life.pausedSinceMs : Infinity,
+    )
+    return since === Infinity ? undefined : since
   }
 
   violation(what: string): void {

@@ -117,6 +117,8 @@ export class SimulatedProcess {
         const done = await Promise.race([serving.then(() => true), this.#around.time.sleep(0).then(() => false)])
         if (done) return
       }
+      // It may have ended by itself, and its supervisor has not started it again.
+      await this.#around.time.sleep(10)
     }
   }
 
@@ -126,7 +128,11 @@ export class SimulatedProcess {
   }
 
   pause(ms: number): void {
-    if (this.life !== undefined) this.life.pausedUntilMs = this.#around.time.nowMs + ms
+    const { life } = this
+    const { nowMs } = this.#around.time
+    if (life === undefined) return
+    if (life.pausedUntilMs <= nowMs) life.pausedSinceMs = nowMs
+    life.pausedUntilMs = Math.max(life.pausedUntilMs, nowMs + ms)
   }
 
   #stop(how: 'kill' | 'power'): void {

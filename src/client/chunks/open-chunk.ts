@@ -49,6 +49,8 @@ export class OpenChunk {
   readonly id: ChunkId
   readonly copies: number
   readonly copiesMin: number
+  /** It is full with so many; a positive multiple of 4096. */
+  readonly bytesMax: number
   readonly replicas: readonly Replica[]
   kind: 'open' | 'retired' | 'sealing' | 'sealed' = 'open'
   /** The session that it belonged to is gone: nothing in it can be committed any more. */
@@ -70,12 +72,14 @@ export class OpenChunk {
     id: ChunkId
     copies: number
     copiesMin: number
+    bytesMax?: number
     servers: readonly ServerAddress[]
     nowMs: number
   }) {
     this.id = options.id
     this.copies = options.copies
     this.copiesMin = options.copiesMin
+    this.bytesMax = options.bytesMax ?? chunkBytes
     this.lastUsedMs = options.nowMs
     this.replicas = options.servers.map((server) => ({
       server,
@@ -90,7 +94,7 @@ export class OpenChunk {
   }
 
   get roomBytes(): number {
-    return chunkBytes - this.length
+    return this.bytesMax - this.length
   }
 
   /** Up to where data counts as placed. */

@@ -69,6 +69,8 @@ export interface ChunkWriterOptions {
   log: Log
   /** How many replicas must hold data before it counts (Welcome.copies_min). */
   copiesMin(): number
+  /** When a chunk is full; default 64 MiB. */
+  chunkBytesMax?: number
   /** How long a call tries; default 60 s. */
   deadlineMs?: number
 }
@@ -95,6 +97,7 @@ export class ChunkWriter {
   readonly #master: ChunkMaster
   readonly #clock: Clock
   readonly #log: Log
+  readonly #chunkBytesMax: number
   readonly #copiesMin: () => number
   readonly #deadlineMs: number
   readonly #exclusions: Exclusions
@@ -117,6 +120,7 @@ export class ChunkWriter {
     this.#clock = options.clock
     this.#log = options.log
     this.#copiesMin = () => options.copiesMin()
+    this.#chunkBytesMax = options.chunkBytesMax ?? chunkBytes
     this.#deadlineMs = options.deadlineMs ?? callDeadlineMs
     this.#exclusions = new Exclusions(options.clock)
   }
@@ -297,6 +301,7 @@ export class ChunkWriter {
       id: chunkId,
       copies,
       copiesMin: Math.max(1, copies === 0 ? this.#copiesMin() : Math.min(this.#copiesMin(), copies)),
+      bytesMax: this.#chunkBytesMax,
       servers,
       nowMs: this.#clock.nowMs(),
     })

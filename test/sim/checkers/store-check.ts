@@ -91,18 +91,23 @@ export const storeProblems = (entries: readonly KvEntry[]): string[] => {
   const known = new Map(records(entries, chunkTable).map(([id, chunk]) => [BigInt(id), chunk]))
   const shared = new Map<string, number>()
   for (const [{ chunk, block }, { blocks, count }] of records(entries, references)) {
-    for (let at = block - blocks + 1; at <= block; at++) shared.set(`${chunk}/${at}`, count)
+    for (let at = block - blocks + 1; at <= block; at++) {
+      shared.set(`${chunk}/${at}`, count)
+      if (count > 0 && (touched.get(chunk)?.[at] ?? 0) === 0)
+        problems.push(`block ${at} of chunk ${chunk} is in no extent, ${count} are counted`)
+    }
   }
   for (const [id, chunk] of known) {
     const counts = touched.get(id)
     let live = 0
     for (let block = 0; counts !== undefined && block < blocksPerChunk; block++) {
       const count = counts[block]!
-      if (count > 0) live++
-      if (count > 0 && (block + 1) * blockBytes > chunk.committedBytes) {
+      if (count === 0) continue
+      live++
+      if ((block + 1) * blockBytes > chunk.committedBytes) {
         problems.push(`block ${block} of chunk ${id} is in use beyond ${chunk.committedBytes}`)
       }
-      const said = shared.get(`${id}/${block}`) ?? (count > 0 ? 1 : 0)
+      const said = shared.get(`${id}/${block}`) ?? 1
       if (said !== count) problems.push(`block ${block} of chunk ${id} is in ${count} extents, ${said} are counted`)
     }
     if (live !== chunk.liveBlocks) problems.push(`chunk ${id} counts ${chunk.liveBlocks} live blocks and has ${live}`)

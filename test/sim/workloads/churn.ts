@@ -6,6 +6,7 @@
  */
 import type { Handle } from '../../../src/client/file-system.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
+import type { SyncedCheck } from '../checkers/synced-data.ts'
 import { isErrno, openFlags } from '../mount.ts'
 import type { Mount, Workload } from '../mount.ts'
 import type { SimulatedClient } from '../simulated-cluster.ts'
@@ -35,7 +36,12 @@ export class Churn implements Workload {
   readonly name = 'churn'
   readonly #own = new Map<number, Own>()
   readonly #complaints: string[] = []
+  readonly #unsafe: SyncedCheck
   #made = 0
+
+  constructor(options: { unsafe: SyncedCheck }) {
+    this.#unsafe = options.unsafe
+  }
 
   async setUp(): Promise<void> {
     // Each client begins by itself.
@@ -57,7 +63,8 @@ export class Churn implements Workload {
   lost(client: SimulatedClient): void {
     const own = this.#own.get(client.index)
     if (own === undefined) return
-    // Names that were made, moved or removed may be back where they were.
+    // Names that were made, moved or removed may be back where they were. A comparison that is under way knows nothing any more.
+    for (const file of own.files.values()) file.content = undefined
     own.files.clear()
     own.directory = undefined
   }
@@ -124,7 +131,12 @@ export class Churn implements Workload {
         const losses = mount.client.sessionsLost
         const { content } = file
         await mount.fsync(handle)
-        if (losses === mount.client.sessionsLost && mount.life.alive && content === file.content) file.synced = true
+        if (losses === mount.client.sessionsLost && mount.life.alive && content === file.content) {
+          file.synced = true
+          const why = content && this.#unsafe({ ino: file.ino, offset: 0, data: content })
+          if (why !== undefined)
+            this.#complaints.push(`${file.name} was not on the disks when its fsync returned: ${why}`)
+        }
       }
     } catch (caught) {
       file.content = undefined

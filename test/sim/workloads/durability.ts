@@ -1,10 +1,12 @@
 /**
  * What fsync has promised, for the moment when everything loses power at once: names and slots of files that were synced and not touched since
- * are there afterwards, byte for byte. What was written later may be lost, torn or unreadable.
+ * are there afterwards, byte for byte. What was written later may be lost, torn or unreadable. That it would be so is looked at on the disks
+ * whenever an fsync returns, and now and then later.
  */
 import type { Ino } from '../../../src/domain/ids.ts'
 import { isErrno, openFlags } from '../mount.ts'
 import type { Mount, Workload } from '../mount.ts'
+import type { SyncedCheck } from '../checkers/synced-data.ts'
 import type { SimulatedClient } from '../simulated-cluster.ts'
 
 const slots = 4
@@ -13,6 +15,7 @@ const filesMax = 12
 
 interface File {
   name: string
+  ino: Ino | undefined
   /** What is there for certain; undefined: something was written since the last sync. */
   synced: (Buffer | undefined)[]
   /** What was written last, and is promised with the next sync; undefined: not known. */
@@ -26,11 +29,14 @@ export class Durability implements Workload {
   readonly #files = new Map<number, File[]>()
   readonly #prefix: string
   readonly #tiny: boolean
+  readonly #unsafe: SyncedCheck
+  readonly #complaints = new Set<string>()
 
   /** The prefix is that of its files' names: several such programs run beside each other. */
-  constructor(options: { prefix: string; tiny: boolean }) {
+  constructor(options: { prefix: string; tiny: boolean; unsafe: SyncedCheck }) {
     this.#prefix = options.prefix
     this.#tiny = options.tiny
+    this.#unsafe = options.unsafe
   }
 
   async setUp(): Promise<void> {
@@ -50,7 +56,7 @@ export class Durability implements Workload {
     if (files.length < filesMax && random.below(3) === 0) {
       const unknown = Array<undefined>(slots).fill(undefined)
       const name = `${this.#prefix}-${mount.name}-${files.length}`
-      const file: File = { name, synced: unknown, latest: unknown, named: false }
+      const file: File = { name, ino: undefined, synced: unknown, latest: unknown, named: false }
       files.push(file)
       const { handle } = await mount.create(mount.root, file.name, openFlags.readWrite)
       await mount.close(handle)
@@ -58,7 +64,9 @@ export class Durability implements Workload {
     const file = files[random.below(Math.max(1, files.length))]
     if (file === undefined) return
     const ino = (await mount.lookup(mount.root, file.name)).attributes.ino
+    file.ino = ino
     await this.#write(mount, file, ino)
+    this.#lookAtDisks(files[random.below(files.length)]!, 'later')
     if (random.below(4) === 0) await this.#look(mount)
   }
 
@@ -68,7 +76,7 @@ export class Durability implements Workload {
   }
 
   async check(mounts: readonly Mount[]): Promise<string[]> {
-    const found: string[] = []
+    const found = [...this.#complaints]
     for (const mount of mounts) {
       for (const file of [...this.#files.values()].flat()) found.push(...(await this.#compare(mount, file)))
     }
@@ -97,9 +105,20 @@ export class Durability implements Workload {
       if (losses === mount.client.sessionsLost && mount.life.alive && latest === file.latest) {
         file.synced = latest
         file.named = true
+        this.#lookAtDisks(file, 'when its fsync returned')
       }
     }
     await mount.close(handle)
+  }
+
+  /** Everything that is promised of a file would survive a loss of power everywhere, now. */
+  #lookAtDisks({ name, ino, synced }: File, when: string): void {
+    if (ino === undefined) return
+    for (const [slot, data] of synced.entries()) {
+      if (data === undefined) continue
+      const why = this.#unsafe({ ino, offset: slot * data.length, data })
+      if (why !== undefined) this.#complaints.add(`${name} slot ${slot} was not on the disks ${when}: ${why}`)
+    }
   }
 
   /** At a file of any client, which makes its writer send what it has buffered, unsynced. */

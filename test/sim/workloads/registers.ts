@@ -88,6 +88,14 @@ export class Registers implements Workload {
     }
   }
 
+  /** Reads a slot of the last file, without patience: who waits for the master sees nothing of what a client still answers by itself. */
+  async glance(mount: Mount): Promise<void> {
+    const { file } = this.#slots.at(-1)!
+    const handle = await this.#handle(mount, file)
+    const index = this.#slots.length - 1 - mount.random.below(this.#slots.filter((slot) => slot.file === file).length)
+    await this.#read(mount, handle, index, { patienceMs: 20 })
+  }
+
   lost(client: SimulatedClient): void {
     const now = this.#now++
     for (const access of this.#unsynced.get(client.index) ?? []) access.lostAt = now
@@ -124,10 +132,10 @@ export class Registers implements Workload {
     return handle
   }
 
-  async #read(mount: Mount, handle: Handle, index: number): Promise<void> {
+  async #read(mount: Mount, handle: Handle, index: number, patience: { patienceMs?: number } = {}): Promise<void> {
     const { offset, bytes } = this.#slots[index]!
     const start = this.#now++
-    const content = (await mount.read(handle, offset, bytes)).toString('latin1')
+    const content = (await mount.read(handle, offset, bytes, patience)).toString('latin1')
     const value = content.slice(0, unitBytes)
     const who = `${mount.life.name} reading`
     if (content !== value.repeat(bytes / unitBytes)) {

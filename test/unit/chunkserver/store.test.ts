@@ -1,5 +1,5 @@
 /** The chunk store on a real disk: what it keeps, refuses, finds damaged and gives back after a restart. */
-import { open, readFile, readdir, stat, writeFile, mkdir, rename, truncate } from 'node:fs/promises'
+import { open, readFile, readdir, stat, writeFile, mkdir, rename, rm, truncate } from 'node:fs/promises'
 import t from 'tap'
 import { zeroBlockChecksum } from '../../../src/domain/checksum.ts'
 import { blockChecksums, firstCorruptBlock } from '../../../src/platform/block-checksums.ts'
@@ -288,6 +288,18 @@ t.test('a flipped bit in sealed data is noticed, told and remembered; the rest i
 
   store = await openStore(directory)
   t.same(store.state(1n), corrupt)
+  await store.close()
+})
+
+t.test('a check notices that the file of a sealed chunk was removed although it is still open', async (t) => {
+  const directory = t.testdir()
+  const store = await openStore(directory)
+  await append(store, 1n, 0, pattern(1, blocks(8)))
+  await store.seal(1n, blocks(8))
+  store.takeChanges(10)
+  await rm(fileOf(directory, 1n))
+  await t.rejects(store.check(1n), refusal('EIO'))
+  t.match(store.takeChanges(10), [{ chunkId: 1n, corrupt: true }])
   await store.close()
 })
 

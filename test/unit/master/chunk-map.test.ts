@@ -109,3 +109,12 @@ t.test('a full report replaces what was known of a server', async (t) => {
   t.equal(map.get(asChunkId(2n))!.valid, 1)
   t.equal(map.unknownSince(0, 10).length, 0)
 })
+
+t.test('unknown replicas on servers that are down do not hide those of others', async (t) => {
+  const [down, up] = [asServerId(1), asServerId(2)]
+  const isUp = (server: number): boolean => server === up
+  const map = new ChunkMap({ clock: manualClock(), isUp, isStaying: isUp, attention: () => {} })
+  for (const chunk of [1n, 2n, 3n]) map.holdsUnknown(down, asChunkId(chunk))
+  map.holdsUnknown(up, asChunkId(4n))
+  t.match(map.unknownSince(0, 2), [{ server: up, chunk: 4n }])
+})

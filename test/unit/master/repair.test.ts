@@ -1,8 +1,10 @@
 import t from 'tap'
 import { PosixError } from '../../../src/domain/errors.ts'
+import { rootIno } from '../../../src/domain/ids.ts'
 import { ReportReplicaRequest_Problem } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { codeOf, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
 import type { MasterCluster } from '../../lib/master-cluster.ts'
+import type { ReplicaServer } from '../../lib/replica-server.ts'
 import type { SessionClient } from '../../lib/session-client.ts'
 
 const seal = async (client: SessionClient, chunk: bigint): Promise<void> => {
@@ -199,6 +201,50 @@ t.test('replicas of unknown chunks go after the delay, and not those that the ma
   await cluster.clock.advance(10_000)
   t.notOk(server!.replicas.has(1000n))
   t.ok(server!.replicas.has(chunk))
+})
+
+/** A sealed chunk of a file that is then removed, with a server that tells of changes alone and whose first deletion ends like this. */
+const deleteOn = async (
+  cluster: MasterCluster,
+  ends: (server: ReplicaServer, chunk: bigint) => Promise<void>,
+): Promise<{ server: ReplicaServer; chunk: bigint }> => {
+  const client = await beating(cluster)
+  const { ino, chunk } = await writeFile(cluster, client, 'f', 8192)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  await cluster.clock.advance(1100)
+  await client.request({ $case: 'close', value: { ino } })
+  const server = cluster.servers[0]!
+  const { heartbeat } = server
+  server.heartbeat = () => heartbeat()
+  server.deleted = async () => {
+    delete server.deleted
+    server.set(chunk, { length: 8192, sealed: true })
+    await ends(server, chunk)
+  }
+  expect(
+    await client.request({ $case: 'unlink', value: { parent: rootIno, name: Buffer.from('f'), keepsOpen: false } }),
+    'changed',
+  )
+  await cluster.until('asked', () => server.asked.includes(`delete ${chunk}`))
+  return { server, chunk }
+}
+
+t.test('seed 10383: a deletion that failed on a server that stays is tried again', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3, config: { unknownReplicaDelayMs: 20_000 } })
+  const { server, chunk } = await deleteOn(cluster, () => Promise.reject(new PosixError('EIO')))
+  t.ok(server.replicas.has(chunk))
+  await cluster.clock.advance(25_000)
+  t.notOk(server.replicas.has(chunk))
+})
+
+t.test('seed 10383: a deletion that a loss of power took back is not believed', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3, config: { unknownReplicaDelayMs: 20_000 } })
+  // The answer of the life that ended comes after the report of the next one.
+  const { server, chunk } = await deleteOn(cluster, async (server) => void (await server.join()))
+  t.ok(server.replicas.has(chunk))
+  await cluster.clock.advance(25_000)
+  t.notOk(server.replicas.has(chunk))
 })
 
 t.test('registration: who must not take part is told why', async (t) => {

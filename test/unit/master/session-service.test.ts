@@ -1,4 +1,5 @@
 import t from 'tap'
+import { PosixError } from '../../../src/domain/errors.ts'
 import { LeaseMode, LockKind, LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { acquire, codeOf, createFile, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
 import type { SessionClient } from '../../lib/session-client.ts'
@@ -113,6 +114,20 @@ t.test('a session is resumed with its secret only, and not after its end', async
   t.equal((await cluster.status()).sessions.length, 0)
   await cluster.restart()
   t.equal((await cluster.client({ sessionId, sessionSecret }).welcome).failure?.code, 'ESTALE')
+})
+
+t.test('seed 47: a session whose record came to the disk after its lease had run out does not begin', async (t) => {
+  const cluster = await masterCluster(t)
+  cluster.kv.failWrites(new PosixError('ENOSPC'))
+  const late = cluster.client()
+  await cluster.clock.advance(12_000)
+  cluster.kv.failWrites(undefined)
+  await cluster.clock.advance(1000)
+  t.ok(await late.closed)
+  t.same(late.messages, [])
+  const next = cluster.client()
+  t.equal((await next.welcome).failure, undefined)
+  t.equal((await cluster.status()).sessions.length, 1)
 })
 
 t.test('heartbeats keep a session; without a message it ends, and its leases, locks and open files go', async (t) => {

@@ -105,6 +105,26 @@ void t.test('group commit: one batch in flight, all that became ready meanwhile 
   t.strictSame(done, ['a', 'b', 'c', 'd', 'c'])
 })
 
+void t.test('seed 5: what is aborted while a record is loaded changes nothing', async (t) => {
+  const { kv, gate, release } = gatedKv(memoryKv())
+  const store = await openStore(kv)
+  gate.reads = true
+  // As the master does when the session of a request has ended.
+  const ended = new AbortController()
+  const late = store.execute(
+    (tx) => {
+      if (get('lease')(tx) === undefined) put('f', 'late')(tx)
+    },
+    { signal: ended.signal },
+  )
+  ended.abort()
+  const refused = t.rejects(late, { code: 'EINTR' })
+  gate.reads = false
+  await release()
+  await refused
+  t.equal(await store.execute(get('f')), undefined)
+})
+
 void t.test('a reader waits for what it has seen, and for nothing else', async (t) => {
   const { kv, gate, release } = gatedKv(memoryKv())
   const store = await openStore(kv)
