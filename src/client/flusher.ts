@@ -559,8 +559,10 @@ const commitRequest = (inode: Inode, ready: readonly Batch[]): CommitRequest => 
   const size = ready.reduce((most, batch) => (batch.size > most ? batch.size : most), inode.attributes?.size ?? 0n)
   // Times that were set explicitly meanwhile must stay.
   const times = inode.localTimes === undefined ? undefined : last.times
-  // The inode may have been changed in another way meanwhile; its ctime must not go back.
-  const ctime = times && inode.attributes ? laterOf(times.ctime, inode.attributes.ctime) : times?.ctime
+  // The inode may have been changed in another way meanwhile; its ctime must not go back. Nor forward by a commit that comes after times
+  // were set: nobody has done anything then.
+  const known = inode.attributes?.ctime
+  const ctime = times && known ? laterOf(times.ctime, known) : (times?.ctime ?? known)
   const common = { ino: inode.ino, mtime: times?.mtime, ctime, killPrivileges: false }
   if (last.phase.kind === 'inline') {
     const { content } = last.phase

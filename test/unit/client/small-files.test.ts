@@ -119,3 +119,18 @@ t.test('files that were just closed are there for everybody, and those removed c
   await writer.syncfs(caller())
   t.equal(writer.figures().dirtyBytes, 0)
 })
+
+t.test('a commit that comes after times were set leaves them alone, the time of the change too', async (t) => {
+  const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: 0 } })
+  const writer = await cluster.mount()
+  const other = await cluster.mount()
+  const directory = await directoryOf(writer, 'd')
+  for (const bytes of [3000, 20_000]) {
+    const ino = await write(writer, directory, `f${bytes}`, contentOf(1, bytes))
+    await writer.setattr(caller(), ino, { mtime: { seconds: 1000n, nanos: 7 } })
+    const here = (await writer.getattr(caller(), ino)).attributes
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    const there = (await other.getattr(caller(), ino)).attributes
+    t.strictSame([there.mtime, there.ctime, there.size], [here.mtime, here.ctime, BigInt(bytes)])
+  }
+})
