@@ -194,7 +194,10 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     removed,
     sealed: (chunk, dead) => (dead ? reclaim.freed(chunk) : reclaim.sealed(chunk)),
   })
-  const opens = new OpenTable({ fence: (session, reason) => fence(session, reason) })
+  const opens = new OpenTable({
+    isAlive: (session) => sessions.isAlive(session),
+    fence: (session, reason) => fence(session, reason),
+  })
   const locks = new LockTable()
   const reaper = new Reaper({ store, opens, chunks: { freed: (chunk) => reclaim.freed(chunk) }, log })
   const leases: LeaseTable = new LeaseTable({

@@ -11,14 +11,21 @@ export const opensPerSessionMax = 1_000_000
 export class OpenTable implements OpenGate {
   readonly #sessionsOf = new Map<Ino, Set<SessionId>>()
   readonly #inosOf = new Map<SessionId, Set<Ino>>()
+  readonly #isAlive: (session: SessionId) => boolean
   readonly #fence: (session: SessionId, reason: string) => void
 
   /** `fence` ends a session that does not keep the rules; it is called outside of any operation. */
-  constructor(options: { fence: (session: SessionId, reason: string) => void }) {
+  constructor(options: {
+    isAlive: (session: SessionId) => boolean
+    fence: (session: SessionId, reason: string) => void
+  }) {
+    this.#isAlive = options.isAlive
     this.#fence = options.fence
   }
 
+  /** A session that ended while its request waited for the disk opens nothing any more: nobody would ever close it. */
   open(session: SessionId, ino: Ino): void {
+    if (!this.#isAlive(session)) return
     add(this.#sessionsOf, ino, session)
     add(this.#inosOf, session, ino)
     if (this.countOf(session) > opensPerSessionMax) {
