@@ -170,7 +170,7 @@ t.test('shoal up', { timeout: 300_000 }, async (t) => {
       code: 1,
       stderr: 'cannot make the data directory',
     })
-    t.match(await shoal(['up', '--copies', '4']), { code: 1, stderr: '4 copies need at least 4 chunk servers, not 3' })
+    t.match(await shoal(['up', '--copies', '4']), { code: 2, stderr: '4 copies need at least 4 chunk servers, not 3' })
     await writeFile(join(data, 'up.json'), '{"masterPort":')
     t.match(await shoal(['up', directory, '--data', data]), { code: 1, stderr: 'is damaged; remove it' })
   })
