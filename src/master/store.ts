@@ -279,6 +279,8 @@ export class Store {
     try {
       for (let runs = 0; runs < runsMax; runs++) {
         if (this.#broken) throw this.#unavailable()
+        // Whoever asked may have waited before this, too. When his session has ended meanwhile, he may change nothing any more.
+        if (options.signal?.aborted === true) throw new PosixError('EINTR')
         const run = new Run(this.#view, execution, this.#clock.wallTime())
         let result: T
         try {
@@ -286,8 +288,6 @@ export class Store {
         } catch (caught) {
           if (caught instanceof Miss) {
             await this.#satisfy(caught, execution)
-            // Nothing was changed so far, and the session may have ended meanwhile: then it may change nothing any more.
-            if (options.signal?.aborted === true) throw new PosixError('EINTR')
           } else if (caught instanceof Blocked) {
             // The wait can be long: what was loaded would keep the journal and the cache from shrinking.
             this.#release(execution)

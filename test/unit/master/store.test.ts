@@ -125,6 +125,13 @@ void t.test('seed 5: what is aborted while a record is loaded changes nothing', 
   t.equal(await store.execute(get('f')), undefined)
 })
 
+void t.test('seed 20349: nor what was aborted before it came here', async (t) => {
+  const store = await openStore(memoryKv())
+  // Results of earlier requests were loaded first, and the session ended meanwhile.
+  await t.rejects(store.execute(put('f', 'late'), { signal: AbortSignal.abort() }), { code: 'EINTR' })
+  t.equal(await store.execute(get('f')), undefined)
+})
+
 void t.test('a reader waits for what it has seen, and for nothing else', async (t) => {
   const { kv, gate, release } = gatedKv(memoryKv())
   const store = await openStore(kv)
