@@ -6,6 +6,7 @@
  * also of those that are still being fetched.
  * Invariant: the buffer of an entry goes back to the pool when it was dropped and nobody waits for it; whoever was given a view holds it too.
  */
+import { PosixError } from '../domain/errors.ts'
 import type { ChunkId } from '../domain/ids.ts'
 import { blockBytes, chunkBytes } from '../domain/limits.ts'
 import { giveBackBuffer, holdBuffer, takeBuffer } from '../platform/buffer-pool.ts'
@@ -99,6 +100,11 @@ export class ChunkCache {
       entry.unreadBytes -= length
       if (entry.unreadBytes <= 0) this.#drop(entry)
       return data.subarray(offset - entry.from, end - entry.from)
+    } catch (caught) {
+      // What is damaged may be only what was fetched along: another file's bytes, or some that nobody has asked for.
+      const alone = entry.to - entry.from <= roundUp(end) - roundDown(offset)
+      if (alone || !(caught instanceof PosixError && caught.code === 'EIO')) throw caught
+      return await this.#fetch(chunkId, offset, length, signal)
     } finally {
       entry.waiting--
       giveBackUnused(entry)

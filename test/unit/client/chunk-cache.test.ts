@@ -1,6 +1,7 @@
 /** The read-ahead cache: what it hands out stays right although its buffers are used again, and it keeps to its bound. */
 import t from 'tap'
 import { ChunkCache, pieceBytes } from '../../../src/client/chunk-cache.ts'
+import { PosixError } from '../../../src/domain/errors.ts'
 import { asChunkId } from '../../../src/domain/ids.ts'
 import { giveBackBuffer, takeBuffer } from '../../../src/platform/buffer-pool.ts'
 import { seededRandom } from '../../lib/seeded-random.ts'
@@ -75,4 +76,31 @@ t.test('a fetch that fails fails its readers, and the next reader fetches again'
   t.equal(cache.bytes, 0)
   failing = false
   t.ok(isRight(await cache.read(chunk, range), 0))
+})
+
+t.test('what was fetched along and is damaged does not keep a reader from bytes that are good', async (t) => {
+  const damagedFrom = 10 * blockBytes
+  const fetches: number[] = []
+  const cache = new ChunkCache(
+    async (id, offset, length) => {
+      fetches.push(length)
+      if (offset + length > damagedFrom) throw new PosixError('EIO', 'no replica is good')
+      return fetchNumbers(id, offset, length)
+    },
+    { bytesMax: 16 * pieceBytes },
+  )
+  const range = { offset: 4 * blockBytes, length: 2 * blockBytes }
+  cache.prefetch(chunk, 0, 20 * blockBytes)
+  t.ok(isRight(await cache.read(chunk, range), range.offset), 'beside another file that is lost')
+  t.ok(
+    isRight(await cache.read(chunk, { ...range, keepTo: 20 * blockBytes }), range.offset),
+    'before an end that is lost',
+  )
+  t.same(
+    fetches,
+    [20, 2, 16, 2].map((blocks) => blocks * blockBytes),
+  )
+  const lost = { offset: 9 * blockBytes, length: 2 * blockBytes }
+  await t.rejects(cache.read(chunk, { ...lost, keepTo: 11 * blockBytes }), { code: 'EIO' })
+  t.equal(fetches.length, 5, 'what is damaged itself is not fetched twice')
 })
