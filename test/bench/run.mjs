@@ -4,6 +4,8 @@
  *
  * usage: npm run bench -- [--scale=S] [--only=seq,par,small,par_small,tree] [--servers=N] [--base=DIR]
  *        npm run bench -- --dir=DIR          the same rows for any directory, without a cluster
+ *        npm run bench:empty                 small files on a FUSE server that answers from its memory, then on a cluster, then the ratios: what
+ *                                            the kernel and this driver take of the time, and what is left to be gained
  */
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -20,17 +22,30 @@ const { values } = parseArgs({
     servers: { type: 'string', default: '3' },
     base: { type: 'string', default: tmpdir() },
     dir: { type: 'string' },
+    empty: { type: 'boolean', default: false },
   },
 })
 
-const shoal = process.env.SHOAL_CLI ?? fileURLToPath(new URL('../../dist/src/cli/shoal.js', import.meta.url))
-const workloads = fileURLToPath(new URL('workloads.mjs', import.meta.url))
+const pathOf = (relative) => fileURLToPath(new URL(relative, import.meta.url))
+const shoal = process.env.SHOAL_CLI ?? pathOf('../../dist/src/cli/shoal.js')
+const emptyServer = pathOf('../../build/sim/test/lib/memory-mount.js')
+const workloads = pathOf('workloads.mjs')
+const rows = values.empty ? 'small' : values.only
 
 const exited = (child) => new Promise((resolve) => child.once('exit', (code) => resolve(code ?? 1)))
 
-const measure = (directory) => {
-  const args = [workloads, directory, `--scale=${values.scale}`, `--only=${values.only}`]
-  return exited(spawn(process.execPath, args, { stdio: 'inherit' }))
+const print = (row) => process.stdout.write(`${JSON.stringify(row)}\n`)
+
+/** Prints the rows; they are put into `measured`, too. */
+const measure = (directory, measured = new Map()) => {
+  const args = [workloads, directory, `--scale=${values.scale}`, `--only=${rows}`]
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    const row = JSON.parse(line)
+    measured.set(row.name, row.value)
+    print(row)
+  })
+  return exited(child)
 }
 
 const memory = (pid) => {
@@ -50,7 +65,7 @@ const roleName = (pid) => {
   return role === 'chunkserver' ? `chunkserver_${/(\d+)$/.exec(data ?? '')?.[1] ?? pid}` : role
 }
 
-const onCluster = async () => {
+const onCluster = async (measured) => {
   const base = mkdtempSync(join(values.base, 'shoal-bench-'))
   const directory = join(base, 'mnt')
   mkdirSync(directory)
@@ -69,14 +84,13 @@ const onCluster = async () => {
       })
     })
     if ((await Promise.race([mounted, ended])) !== true) return 1
-    code = await measure(directory)
+    code = await measure(directory, measured)
     const { pids } = JSON.parse(readFileSync(join(base, 'data', 'up.json'), 'utf8'))
     for (const pid of pids) {
       const used = memory(pid)
       if (used === undefined) continue
       for (const [kind, value] of Object.entries(used)) {
-        const name = `rss_${kind}_${roleName(pid)}`
-        process.stdout.write(`${JSON.stringify({ name, value: Math.round(value), unit: 'MiB' })}\n`)
+        print({ name: `rss_${kind}_${roleName(pid)}`, value: Math.round(value), unit: 'MiB' })
       }
     }
   } finally {
@@ -87,4 +101,30 @@ const onCluster = async () => {
   return code
 }
 
-process.exitCode = values.dir === undefined ? await onCluster() : await measure(values.dir)
+const onEmptyServer = async (measured) => {
+  const directory = mkdtempSync(join(values.base, 'shoal-bench-'))
+  const env = { ...process.env, VALIDITY_MS: 'Infinity' }
+  const server = spawn(process.execPath, [emptyServer, directory], { stdio: ['ignore', 'pipe', 'inherit'], env })
+  const ended = exited(server)
+  try {
+    const mounted = new Promise((resolve) => server.stdout.once('data', () => resolve(true)))
+    if ((await Promise.race([mounted, ended])) !== true) return 1
+    return await measure(directory, measured)
+  } finally {
+    server.kill('SIGTERM')
+    await ended
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+const besideEmptyServer = async () => {
+  const [empty, cluster] = [new Map(), new Map()]
+  const code = (await onEmptyServer(empty)) || (await onCluster(cluster))
+  for (const [name, value] of cluster) {
+    print({ name: `${name}_to_empty`, value: Math.round((value / empty.get(name)) * 100) / 100, unit: 'ratio' })
+  }
+  return code
+}
+
+if (values.dir !== undefined) process.exitCode = await measure(values.dir)
+else process.exitCode = await (values.empty ? besideEmptyServer() : onCluster())
