@@ -13,8 +13,8 @@ const congestionThreshold = 48
  * What we want, where the kernel has it. Left out on purpose:
  * - WRITEBACK_CACHE: the kernel would own size and mtime, and never take them from the server again, so that no other mount's
  *   change would be seen.
- * - CACHE_SYMLINKS and EXPLICIT_INVAL_DATA: only right where leases say when a cached target or page is stale. Until then
- *   AUTO_INVAL_DATA drops the pages of a file whose size or mtime turns out to be another.
+ * - EXPLICIT_INVAL_DATA: AUTO_INVAL_DATA drops the pages of a file whose size or mtime turns out to be another, which also covers a lease
+ *   that ended without a recall.
  */
 const wanted =
   initFlag.ASYNC_READ |
@@ -31,6 +31,8 @@ const wanted =
   initFlag.PARALLEL_DIROPS |
   initFlag.POSIX_ACL |
   initFlag.ABORT_ERROR |
+  // The target of a symlink never changes, and its inode number is never another's.
+  initFlag.CACHE_SYMLINKS |
   initFlag.MAX_PAGES |
   initFlag.HANDLE_KILLPRIV_V2 |
   initFlag.SETXATTR_EXT |
