@@ -30,7 +30,8 @@ export class SeedReport {
     return failure
   }
 
-  summary(): string {
+  /** One line. */
+  progress(): string {
     const { seconds, ran } = this
     const figures = [
       `${ran} seeds, ${this.failures.length} failed`,
@@ -41,7 +42,11 @@ export class SeedReport {
       `${this.#steps} steps of programs`,
       `${this.#events} events`,
     ]
+    return figures.join(', ')
+  }
+
+  summary(): string {
     const faults = faultKinds.map((kind) => `${kind} ${this.#faults.get(kind) ?? 0}`)
-    return `${figures.join(', ')}\nfaults: ${faults.join(', ')}`
+    return `${this.progress()}\nfaults: ${faults.join(', ')}`
   }
 }

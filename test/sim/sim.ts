@@ -22,12 +22,15 @@ const { values } = parseArgs({
   },
 })
 const untilFailure = values['until-failure']
+/** A line each so many seeds, about every five minutes. */
+const progressSeeds = 1000
 
 const runAll = async (): Promise<void> => {
   const report = new SeedReport()
   const ended = (result: SeedResult): void => {
     const failure = report.add(result)
     if (failure !== undefined) console.log(`${failure}\n  replay: SIM_SEED=${result.seed}`)
+    if (report.ran % progressSeeds === 0) console.log(report.progress())
   }
   const only = process.env['SIM_SEED']
   if (only !== undefined) {
