@@ -489,6 +489,7 @@ export const orphans: Table<Ino, Orphan> = {
 // --- sessions and servers ---------------------------------------------------------------------------------------------
 
 export interface SessionRecord {
+  /** Who knows it may come back; empty: the session has ended, and nobody may. */
   readonly secret: Buffer
   readonly host: string
   readonly mountPoint: string

@@ -390,6 +390,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     throw caught
   }
   const background = async (): Promise<void> => {
+    await sessions.finishEnds()
     await sessions.recovered
     // Chunks whose session is gone: its end was recorded, but not all that belongs to it.
     for (const entry of chunks.openChunks()) if (!sessions.get(entry.owner)) await sealing.seal(entry.id)

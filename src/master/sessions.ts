@@ -7,12 +7,15 @@
  * | recovering   | found in the store, not heard of since the master's start   | connected (resumes), ending (lease ran out)   |
  * | connected    | a stream is there                                           | away (stream closed), ending                  |
  * | away         | no stream; its requests go on, its leases count             | connected (resumes), ending (lease ran out)   |
- * | ending       | what it held is free; chunks are sealed, records removed    | gone                                          |
+ * | ending       | its end is recorded; then what it held is free, its chunks  | gone                                          |
+ * |              | are sealed, its records removed                             |                                               |
  *
  * A session lives for `leaseMs` after its last message, on whichever stream. While one is recovering, every other one's requests wait: it
  * may hold leases that only it knows of.
  *
  * Invariant: from the moment a session is ending nothing is granted to it and it commits nothing.
+ * Invariant: nobody is given what a session held before its end is on disk: after a restart that did not know of it the session would
+ * come back with all that it had, beside those who have it now.
  */
 import { Activity } from '../domain/activity.ts'
 import type { ActivityTotals } from '../domain/activity.ts'
@@ -34,6 +37,8 @@ export const sessionsMax = 10_000
 /** Answers that are kept in memory until the client has them. */
 const keptAnswersMax = 10_000
 const secretBytes = 16
+/** In the record of a session that has ended: nobody comes back with this one. */
+const noSecret = Buffer.alloc(0)
 
 export type SessionState = 'recovering' | 'connected' | 'away' | 'ending'
 
@@ -122,10 +127,13 @@ export class SessionTable {
     const all = tableBounds(sessionTable)
     const found = await options.store.execute((tx) => tx.range(sessionTable, all, sessionsMax))
     const now = options.clock.nowMs()
-    for (const [id, record] of found) table.#sessions.set(id, new Session(id, record, 'recovering', now))
-    table.#recovering = found.length
-    if (found.length === 0) table.#resolveRecovered()
-    else options.log.info('waiting for the sessions of the last run', { sessions: found.length })
+    for (const [id, record] of found) {
+      const hasEnded = record.secret.length === 0
+      table.#sessions.set(id, new Session(id, record, hasEnded ? 'ending' : 'recovering', now))
+      if (!hasEnded) table.#recovering++
+    }
+    if (table.#recovering === 0) table.#resolveRecovered()
+    else options.log.info('waiting for the sessions of the last run', { sessions: table.#recovering })
     return table
   }
 
@@ -195,14 +203,14 @@ export class SessionTable {
   }
 
   /**
-   * Ends a session: what it held is free when this returns, its records are gone when the promise resolves. Idempotent.
-   * `asking`: the request that asks for it, which is not waited for.
+   * Ends a session: it does nothing any more when this returns; what it held is free as soon as its end is on disk, and its records are gone
+   * when the promise resolves. Idempotent. `asking`: the request that asks for it, which is not waited for.
    */
   end(session: Session, reason: string, asking?: bigint): Promise<void> {
     const ending = this.#endings.get(session.id)
     if (ending) return ending
     this.#options.log.info('session ended', { session: session.id, host: session.record.host, reason })
-    if (session.state === 'recovering') this.#recoveredOne()
+    const wasRecovering = session.state === 'recovering'
     session.state = 'ending'
     if (asking === undefined) session.outbox?.abort(reason)
     const others: Promise<void>[] = []
@@ -211,10 +219,15 @@ export class SessionTable {
       abort.abort()
       others.push(done)
     }
-    this.#options.release(session.id)
-    const promise = this.#remove(session, others)
+    const promise = this.#end(session, wasRecovering, others)
     this.#endings.set(session.id, promise)
     return promise
+  }
+
+  /** Removes the sessions that have ended in the master's last run, which did not come to it. Called once, when all parts of the master are there. */
+  async finishEnds(): Promise<void> {
+    const ended = [...this.#sessions.values()].filter(({ id, state }) => state === 'ending' && !this.#endings.has(id))
+    for (const session of ended) await this.#remove(session)
   }
 
   close(): void {
@@ -222,19 +235,28 @@ export class SessionTable {
     for (const session of this.#sessions.values()) session.outbox?.abort('the master stops')
   }
 
-  async #remove(session: Session, others: Promise<void>[]): Promise<void> {
-    const { store, sealChunks, log } = this.#options
+  async #end(session: Session, wasRecovering: boolean, others: Promise<void>[]): Promise<void> {
+    const { store, release, log } = this.#options
+    const ended = { ...session.record, secret: noSecret }
     try {
+      await store.execute((tx) => tx.put(sessionTable, session.id, ended), { mayUseReserve: true })
+      if (wasRecovering) this.#recoveredOne()
+      release(session.id)
       await Promise.all(others)
-      await sealChunks(session.id)
-      await forgetSession(store, session.id)
-      // The record goes last, so that after a crash the next run finishes this.
-      await store.execute((tx) => tx.delete(sessionTable, session.id), { mayUseReserve: true })
-      this.#sessions.delete(session.id)
+      await this.#remove(session)
       this.#endings.delete(session.id)
     } catch (cause) {
       log.error('the end of a session was not recorded', { session: session.id, cause })
     }
+  }
+
+  async #remove(session: Session): Promise<void> {
+    const { store, sealChunks } = this.#options
+    await sealChunks(session.id)
+    await forgetSession(store, session.id)
+    // The record goes last, so that after a crash the next run finishes this.
+    await store.execute((tx) => tx.delete(sessionTable, session.id), { mayUseReserve: true })
+    this.#sessions.delete(session.id)
   }
 
   get #checkIntervalMs(): number {

@@ -46,12 +46,13 @@ export const masterCluster = async (
     servers?: number
     racks?: string[]
     config?: MasterConfig
+    kv?: MemoryKv
     space?: () => { total: number; free: number }
   } = {},
 ): Promise<MasterCluster> => {
   const clock = manualClock()
   const network = memoryNetwork()
-  const kv = memoryKv()
+  const kv = options.kv ?? memoryKv()
   const masterHost = network.transport('master')
   let listenAddress = '127.0.0.1:0'
   const start = (config: MasterConfig): Promise<RunningMaster> =>

@@ -1,8 +1,12 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { PosixError } from '../../../src/domain/errors.ts'
+import { asChunkId } from '../../../src/domain/ids.ts'
+import { chunks } from '../../../src/master/keys.ts'
 import { LeaseMode, LockKind, LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { acquire, codeOf, createFile, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
-import type { SessionClient } from '../../lib/session-client.ts'
+import { memoryKv } from '../../lib/memory-kv.ts'
+import type { Result, SessionClient } from '../../lib/session-client.ts'
 
 const setlk = (
   client: SessionClient,
@@ -129,6 +133,85 @@ t.test('seed 47: a session whose record came to the disk after its lease had run
   t.equal((await next.welcome).failure, undefined)
   t.equal((await cluster.status()).sessions.length, 1)
 })
+
+t.test('seed 40205: a session whose end was not cleared up before a restart does not come back', async (t) => {
+  let hold: Promise<void> | undefined
+  let release!: () => void
+  const kv = memoryKv(async (call) => {
+    await nextTurn()
+    if (call === 'read') await hold
+  })
+  const cluster = await masterCluster(t, { kv, servers: 3 })
+  const a = cluster.client()
+  const b = cluster.client()
+  const helloA = await a.welcome
+  const helloB = await b.welcome
+  const { ino, chunk } = await writeFile(cluster, a, 'f', 5000)
+  const lost = expect(await acquire(a, ino, 'write'), 'attributesAndLease').lease!
+  // A request of A's waits for the database, and the end of A waits for the request.
+  hold = new Promise((resolve) => {
+    release = resolve
+  })
+  void a.request({ $case: 'getattr', value: { ino: 1000n } })
+  const given = acquire(b, ino, 'write')
+  for (let i = 0; i < 4; i++) {
+    b.send({ heartbeat: true })
+    await cluster.clock.advance(3000)
+  }
+  const lease = expect(await given, 'attributesAndLease').lease!
+  t.equal(lease.mode, LeaseMode.LEASE_MODE_WRITE)
+  const restarted = cluster.restart()
+  hold = undefined
+  release()
+  await restarted
+  const again = cluster.client({ sessionId: helloA.sessionId, sessionSecret: helloA.sessionSecret, leases: [lost] })
+  t.equal((await again.welcome).failure?.code, 'ESTALE')
+  const b2 = cluster.client({ sessionId: helloB.sessionId, sessionSecret: helloB.sessionSecret, leases: [lease] }, 100n)
+  await b2.welcome
+  t.same(b2.recalls(), [])
+  let answer: string | undefined
+  void b2.request({ $case: 'getattr', value: { ino } }).then((result) => {
+    answer = codeOf(result)
+  })
+  await cluster.until('an answer, for which nobody waits for A', () => answer !== undefined, 1)
+  t.equal(answer, 'attributesAndLease')
+  await cluster.until('nothing is left of A', async () => (await cluster.status()).sessions.length === 1)
+  t.equal(chunks.decode(kv.peek(Buffer.from(chunks.encodeKey(asChunkId(chunk)), 'latin1'))!).sealed, true)
+})
+
+for (const isRecovering of [false, true]) {
+  const when = isRecovering ? 'after a restart' : 'while the master is up'
+  t.test(`seed 40205: ${when}, what a session held is given to nobody before its end is on disk`, async (t) => {
+    const cluster = await masterCluster(t)
+    const a = cluster.client()
+    const first = cluster.client()
+    const { sessionId, sessionSecret } = await first.welcome
+    await a.welcome
+    const ino = await createFile(a, 'f')
+    expect(await acquire(a, ino, 'write'), 'attributesAndLease')
+    t.equal(codeOf(await setlk(a, ino, LockType.LOCK_TYPE_WRITE)), 'empty')
+    if (isRecovering) await cluster.restart()
+    const b = cluster.client({ sessionId, sessionSecret }, 100n)
+    await b.welcome
+    cluster.kv.failWrites(new PosixError('ENOSPC'))
+    const given: string[] = []
+    const tell = (result: Result): unknown => given.push(codeOf(result))
+    const asked = [
+      acquire(b, ino, 'write').then(tell),
+      setlk(b, ino, LockType.LOCK_TYPE_WRITE, { wait: true }).then(tell),
+    ]
+    for (let i = 0; i < 4; i++) {
+      b.send({ heartbeat: true })
+      await cluster.clock.advance(3000)
+    }
+    await a.closed
+    t.same(given, [])
+    cluster.kv.failWrites(undefined)
+    await cluster.clock.advance(1000)
+    await Promise.all(asked)
+    t.same(given.toSorted(), ['attributesAndLease', 'empty'])
+  })
+}
 
 t.test('heartbeats keep a session; without a message it ends, and its leases, locks and open files go', async (t) => {
   const cluster = await masterCluster(t)
