@@ -12,7 +12,7 @@ const lockEndMax = (1n << 63n) - 1n
 export class FileLocks {
   readonly held = new HeldLocks()
   readonly #core: ClientCore
-  /** By inode, owner and kind: requests whose callers have gone while nobody knew the outcome. The owner's next request comes after that. */
+  /** By inode, owner and kind: what was given up, or asked for by a caller who has gone, and has no outcome yet. The owner's next request comes after it. */
   readonly #unsettled = new Map<string, Promise<void>>()
 
   constructor(core: ClientCore) {
@@ -33,11 +33,12 @@ export class FileLocks {
     if (lock.type === 'unlock') return this.#core.run(context, (signal) => this.#unlock(ino, request, signal))
     const { wait } = options
     const value = { ino, owner, kind: kindOf(kind), lock: { ...lock, type: typeOf(lock.type) }, wait }
-    const key = `${ino}/${owner}/${kind}`
+    const key = keyOf(ino, request)
     const set = async (signal: AbortSignal, deadline: { deadlineMs?: number }): Promise<void> => {
       for (let before = this.#unsettled.get(key); before !== undefined; before = this.#unsettled.get(key)) {
         await orAborted(before, signal)
       }
+      this.held.asking(ino, request)
       let known: ((granted: boolean) => void) | 'yes' | undefined
       const outcome = (result: Result | undefined): void => {
         const granted = result?.$case === 'empty'
@@ -68,13 +69,21 @@ export class FileLocks {
 
   /** The caller has gone without an answer. What is granted after that is given up again. */
   #settleLater(key: string, granted: Promise<boolean>, ino: Ino, request: LockRequest): void {
-    const settled = granted
-      .then((isGranted) => (isGranted ? this.#unlock(ino, request) : undefined))
-      .finally(() => {
+    this.#unsettledUntil(
+      key,
+      granted.then((isGranted) => (isGranted ? this.#unlock(ino, request) : undefined)),
+    )
+  }
+
+  #unsettledUntil(key: string, outcome: Promise<void>): void {
+    this.#core.inBackground(outcome)
+    const settled = outcome
+      // The lock is gone with its session then.
+      .catch(() => undefined)
+      .then(() => {
         if (this.#unsettled.get(key) === settled) this.#unsettled.delete(key)
       })
     this.#unsettled.set(key, settled)
-    this.#core.inBackground(settled)
   }
 
   /** Drops everything that an owner has locked in a file. */
@@ -89,8 +98,11 @@ export class FileLocks {
     const unlock: LockRequest = { ...request, lock: { ...request.lock, type: 'unlock' } }
     const lock = { ...unlock.lock, type: LockType.LOCK_TYPE_UNLOCK }
     const value = { ino, owner: request.owner, kind: kindOf(request.kind), lock, wait: false }
-    const unlocked = this.#core.persist({ $case: 'setlk', value }, 'empty').then(() => this.held.apply(ino, unlock))
-    this.#core.inBackground(unlocked)
+    this.held.asking(ino, unlock)
+    const unlocked = this.#core.persist({ $case: 'setlk', value }, 'empty').then(() => {})
+    this.#unsettledUntil(keyOf(ino, request), unlocked)
     return orAborted(unlocked, signal)
   }
 }
+
+const keyOf = (ino: Ino, { owner, kind }: Pick<LockRequest, 'owner' | 'kind'>): string => `${ino}/${owner}/${kind}`

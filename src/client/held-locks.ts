@@ -19,6 +19,25 @@ export const typeOf = (type: 'read' | 'write' | 'unlock'): LockType =>
 export class HeldLocks {
   readonly #locks = new Map<Ino, Held[]>()
 
+  /**
+   * This is about to be asked for. What it gives up counts as given up from here on: the master may carry it out and give that to others before
+   * we hear of it, and if it starts anew meanwhile, must not be told that it is still ours.
+   */
+  asking(ino: Ino, request: LockRequest): void {
+    const { owner, kind, lock } = request
+    // A conversion of a flock(2) lock may lose the old one.
+    if (kind === 'flock' || lock.type === 'unlock') {
+      this.apply(ino, { owner, kind, lock: { ...lock, type: 'unlock' } })
+    } else if (lock.type === 'read') {
+      for (const { type, start, end, ...held } of this.#locks.get(ino) ?? []) {
+        if (held.owner !== owner || held.kind !== kind || type === 'read' || start > lock.end || end < lock.start)
+          continue
+        const both = { start: start > lock.start ? start : lock.start, end: end < lock.end ? end : lock.end }
+        this.apply(ino, { owner, kind, lock: { ...lock, ...both } })
+      }
+    }
+  }
+
   /** The master granted this. */
   apply(ino: Ino, { owner, kind, lock }: LockRequest): void {
     const locks = applyLock(this.#locks.get(ino) ?? [], { ...lock, session, owner, kind })

@@ -9,6 +9,7 @@
  * | up      | reads and new chunks may go there                                       | joining when it registers again; down      |
  *
  * Invariant: a server id belongs to one store id, and a store id to one server id.
+ * Invariant: of the servers that are not down no two have one address: what is sent to either would come to the same disk.
  */
 import { PosixError } from '../domain/errors.ts'
 import type { ServerId } from '../domain/ids.ts'
@@ -24,7 +25,7 @@ import type { ServerRecord } from './keys.ts'
 
 export const heartbeatIntervalMs = 1000
 export const downAfterMs = 5000
-/** How long a server that registers under another one's number must wait for a sign of life of that one. */
+/** How long a server that registers with another one's number or address must wait for a sign of life of that one. */
 const takeoverMs = 2500
 const checkIntervalMs = 500
 const storeIdLengthMax = 256
@@ -119,6 +120,7 @@ export class ServerTable {
       )
     }
     const address = request.address!
+    await this.#waitForOtherAt(address, request.storeId)
     let server = this.#byStoreId.get(request.storeId)
     if (server) await this.#waitForOtherOwner(server, address)
     else {
@@ -135,6 +137,7 @@ export class ServerTable {
     this.#byRegistration.set(server.registration, server)
     server.ownRack = address.rack
     server.address = { ...address, serverId: server.id, rack: rackOf(server) }
+    this.#displaceOthers(server)
     server.capacityBytes = Number(request.capacityBytes)
     server.usedBytes = Number(request.usedBytes)
     server.freeBytes = Math.max(0, server.capacityBytes - server.usedBytes)
@@ -288,6 +291,36 @@ export class ServerTable {
         `Server number ${server.id} is running at ${server.address.address} already. Each chunk server needs a data directory of its own.`,
       )
     }
+  }
+
+  /**
+   * Another data directory at an address is the usual thing after a disk was lost. Two servers at once are a mistake: when the one that was there
+   * gives a sign of life after the other one came, the other one is refused.
+   */
+  async #waitForOtherAt({ address }: ServerAddress, storeId: string): Promise<void> {
+    const others = (): Server[] => this.#runningAt(address).filter((other) => other.storeId !== storeId)
+    if (others().length === 0) return
+    const since = this.#options.clock.nowMs()
+    await this.#options.clock.sleep(takeoverMs)
+    const alive = others().find(({ lastSeenMs }) => lastSeenMs > since)
+    if (alive === undefined) return
+    throw new PosixError(
+      'EPERM',
+      `Server number ${alive.id} is running at ${address} already. Each chunk server needs an address of its own.`,
+    )
+  }
+
+  #displaceOthers(server: Server): void {
+    for (const other of this.#runningAt(server.address.address)) {
+      if (other === server) continue
+      this.#byRegistration.delete(other.registration)
+      other.registration = 0n
+      this.#become(other, 'down', `server ${server.id} is at its address now`)
+    }
+  }
+
+  #runningAt(address: string): Server[] {
+    return [...this.#servers.values()].filter((server) => server.state !== 'down' && server.address.address === address)
   }
 
   #add(id: ServerId, storeId: string, address: ServerAddress, nowMs: number): Server {

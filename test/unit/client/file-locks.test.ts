@@ -1,8 +1,10 @@
 /** Locks of one client: waits that last, callers that go away while the master is away, and what a killed process leaves. */
 import t from 'tap'
 import type { FileSystem, LockRequest } from '../../../src/client/file-system.ts'
+import { HeldLocks } from '../../../src/client/held-locks.ts'
 import { asIno } from '../../../src/domain/ids.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
+import { LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 
 const lock = (owner: bigint, type: 'read' | 'write' | 'unlock' = 'write'): LockRequest => ({
@@ -10,6 +12,8 @@ const lock = (owner: bigint, type: 'read' | 'write' | 'unlock' = 'write'): LockR
   kind: 'posix',
   lock: { type, start: 0n, end: 99n, pid: 1 },
 })
+
+const names: Record<number, string> = { [LockType.LOCK_TYPE_READ]: 'read', [LockType.LOCK_TYPE_WRITE]: 'write' }
 
 const create = async (fs: FileSystem, name: string): Promise<{ ino: Ino; handle: bigint }> => {
   const { entry, opened } = await fs.create(caller(), fs.root, Buffer.from(name), 0o644, 2)
@@ -64,4 +68,57 @@ t.test('a caller that goes while the master is away gets no lock afterwards, and
   t.equal(await holderOf(fs, ino), 'somebody', 'the lock that was asked for again')
   await fs.setlk(caller(), ino, lock(1n, 'unlock'), { wait: false })
   t.equal(await holderOf(fs, ino), 'nobody')
+})
+
+t.test(
+  'seed 42307: an unlock whose answer was lost with the master takes no lock of others after its restart',
+  async (t) => {
+    const alive = setInterval(() => {}, 1000)
+    t.teardown(() => clearInterval(alive))
+    const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
+    const [a, b, c] = [await cluster.mount(), await cluster.mount(), await cluster.mount()]
+    const { ino } = await create(a, 'locked')
+    for (const fs of [b, c]) await fs.lookup(caller(), fs.root, Buffer.from('locked'))
+    await a.setlk(caller(), ino, lock(1n), { wait: false })
+    // The master is gone when b has got the lock, and a knows nothing.
+    const given = b.setlk(caller(), ino, lock(2n), { wait: true }).then(() => cluster.network.cut('client1', 'master'))
+    const unlocking = a.setlk(caller(), ino, lock(1n, 'unlock'), { wait: false })
+    await given
+    const isKnown = await Promise.race([
+      unlocking.then(() => true),
+      new Promise((resolve) => setImmediate(resolve, false)),
+    ])
+    t.equal(isKnown, false)
+    await cluster.stopMaster()
+    // a is the first one to come back.
+    cluster.network.heal('client1', 'master')
+    cluster.network.cut('client2', 'master')
+    await cluster.startMaster()
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    cluster.network.heal('client2', 'master')
+    await unlocking
+    await t.rejects(c.setlk(caller(), ino, lock(3n), { wait: false }), { code: 'EAGAIN' })
+    await b.setlk(caller(), ino, lock(2n, 'unlock'), { wait: false })
+    await c.setlk(caller(), ino, lock(3n), { wait: false })
+  },
+)
+
+t.test('seed 42307: what a request may give up is not declared from the moment when it is sent', async (t) => {
+  const declared = (kind: LockRequest['kind'], ...asked: LockRequest['lock'][]): string => {
+    const held = new HeldLocks()
+    held.apply(asIno(5n), { ...lock(1n), kind })
+    held.apply(asIno(5n), { ...lock(2n), kind: kind === 'posix' ? 'flock' : 'posix' })
+    for (const each of asked) held.asking(asIno(5n), { owner: 1n, kind, lock: each })
+    const own = held.all().filter(({ owner }) => owner === 1n)
+    return own.map((each) => `${names[each.lock!.type]} ${each.lock!.start}-${each.lock!.end}`).join(', ')
+  }
+  const part = { start: 50n, end: 149n, pid: 1 }
+  t.equal(declared('posix', { type: 'unlock', ...part }), 'write 0-49')
+  t.equal(
+    declared('posix', { type: 'read', ...part }),
+    'write 0-49, read 50-99',
+    'a weaker lock, and no more than there was',
+  )
+  t.equal(declared('posix', { type: 'write', ...part }), 'write 0-99')
+  t.equal(declared('flock', { type: 'write', start: 0n, end: 99n, pid: 1 }), '', 'a conversion may lose it')
 })

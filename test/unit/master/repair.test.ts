@@ -267,6 +267,39 @@ t.test('registration: who must not take part is told why', async (t) => {
   await t.rejects(second!.heartbeat(), { code: 'ENOENT' })
 })
 
+t.test(
+  'seeds 41495 and 41524: what has another data directory now takes the place of what was at its address',
+  async (t) => {
+    const cluster = await masterCluster(t, { servers: 3 })
+    const client = await beating(cluster)
+    const [first] = cluster.servers
+    const lostId = first!.serverId
+    const another = { storeId: 'another', serverId: 0 }
+    // Both are running: a mistake.
+    const mistaken = t.rejects(first!.join(another), { code: 'EPERM', message: /running at .* an address of its own/ })
+    await cluster.clock.advance(1500)
+    await first!.heartbeat()
+    await cluster.clock.advance(1500)
+    await mistaken
+    // The disk was lost: there is one process, and one disk.
+    await first!.stop()
+    const replaced = first!.join(another)
+    await cluster.clock.advance(3000)
+    const { serverId } = await replaced
+    t.not(serverId, lostId)
+    const states = new Map((await cluster.status()).servers.map((server) => [server.serverId, server.state]))
+    t.equal(states.get(lostId), 'down')
+    t.equal(states.get(serverId), 'up')
+    for (let i = 0; i < 20; i++) {
+      const { servers } = expect(
+        await client.request({ $case: 'allocateChunk', value: { copies: 3, serversExcluded: [] } }),
+        'allocateChunk',
+      )
+      t.equal(new Set(servers.map((server) => server.address)).size, 3, 'three disks')
+    }
+  },
+)
+
 t.test('a server that went silent and is heard again must register again', async (t) => {
   const cluster = await masterCluster(t, { servers: 0 })
   const server = await cluster.addServer()
