@@ -11,7 +11,7 @@ import { roundUpToBlock } from '../domain/checksum.ts'
 import type { ChunkId } from '../domain/ids.ts'
 import { blockBytes, blocksPerChunk } from '../domain/limits.ts'
 import { takeBuffer } from '../platform/buffer-pool.ts'
-import type { Disk, DiskFile } from '../platform/disk.ts'
+import type { Disk, DiskFile, DiskWrite } from '../platform/disk.ts'
 import { ChunkTable, type ByteSpan } from './chunk-table.ts'
 import {
   dataStart,
@@ -25,7 +25,8 @@ import {
 } from './format.ts'
 
 const zeroBlock = Buffer.alloc(blockBytes)
-const sideBySideBytesMax = 64 * 1024
+/** So much is written faster than a thread wakes up. */
+const littleBytesMax = 64 * 1024
 
 /** Data that starts at a block boundary, with the checksum of each of its blocks. */
 export interface Piece {
@@ -148,8 +149,13 @@ export class ChunkFile {
   /**
    * Writes pieces one after another from this offset, each filled up to whole blocks with zeros, then their table entries.
    * When it fails, the blocks are "never written" again as far as the disk obeys. Returns the bytes written.
+   * `sync` says that a sync of them is next: what is little goes to disk with it in one call, and then that has nothing left to do.
    */
-  async write(offset: number, pieces: readonly Piece[]): Promise<number> {
+  async write(
+    offset: number,
+    pieces: readonly Piece[],
+    { sync }: { sync: boolean } = { sync: false },
+  ): Promise<number> {
     const buffers: Buffer[] = []
     const first = offset / blockBytes
     let end = first
@@ -160,19 +166,53 @@ export class ChunkFile {
       this.#table.setWritten(end, checksums)
       end += checksums.length / 4
     }
+    const bytes = (end - first) * blockBytes
+    const writes: [DiskWrite, DiskWrite] = [
+      { buffers, position: dataStart + offset },
+      { buffers: [this.#table.encode(first, end)], position: tableStart + first * entryBytes },
+    ]
     this.#writes++
-    const entries = [this.#table.encode(first, end)]
-    const data = this.#file.write(buffers, dataStart + offset)
+    try {
+      if (sync && bytes <= littleBytesMax && this.#canSyncAtOnce) await this.#writeAndSync(writes)
+      else await this.#writeBoth(writes, bytes)
+    } catch (error) {
+      await this.cut(offset).catch(() => undefined)
+      throw error
+    }
+    return bytes
+  }
+
+  async #writeBoth([data, entries]: readonly [DiskWrite, DiskWrite], bytes: number): Promise<void> {
+    const written = this.#file.write(data.buffers, data.position)
     // Side by side it is sooner done; but a long write keeps the file's lock, and the other would burn a processor waiting for it.
-    if ((end - first) * blockBytes > sideBySideBytesMax) await data.catch(() => undefined)
-    const outcomes = await Promise.allSettled([data, this.#file.write(entries, tableStart + first * entryBytes)])
+    if (bytes > littleBytesMax) await written.catch(() => undefined)
+    const outcomes = await Promise.allSettled([written, this.#file.write(entries.buffers, entries.position)])
     this.#writes++
     const failed = outcomes.find((outcome) => outcome.status === 'rejected')
-    if (failed) {
-      await this.cut(offset).catch(() => undefined)
-      throw failed.reason
+    if (failed) throw failed.reason
+  }
+
+  /** Of two syncs at the same time only one would learn of a failure; the first one has to see to the file's name. */
+  get #canSyncAtOnce(): boolean {
+    return this.#nameDurable && this.#syncing === undefined && this.#syncFailure === undefined
+  }
+
+  async #writeAndSync(writes: readonly DiskWrite[]): Promise<void> {
+    const done = this.#writeAndSyncOnce(writes)
+    // Whoever waits for a sync looks afterwards what it has covered.
+    this.#syncing = done.catch(() => undefined)
+    await done
+  }
+
+  async #writeAndSyncOnce(writes: readonly DiskWrite[]): Promise<void> {
+    try {
+      this.#syncFailure = await this.#file.writeAndSync(writes)
+      this.#writes++
+      // Nothing else was written meanwhile.
+      if (this.#syncFailure === undefined) this.#synced = this.#writes
+    } finally {
+      this.#syncing = undefined
     }
-    return (end - first) * blockBytes
   }
 
   /** Marks blocks as a hole without writing data; for copies of blocks of zeros. */

@@ -603,7 +603,7 @@ export class ChunkStore {
         } else {
           this.#repeated(chunk, file, batch[0]!.request)
         }
-        this.#acknowledge(chunk, batch)
+        this.#acknowledge(chunk, file, batch)
       })
     } catch (error) {
       const failure = diskFailure(error, `chunk ${id}`)
@@ -649,6 +649,8 @@ export class ChunkStore {
       await file.write(
         chunk.lengthBytes,
         batch.map(({ request }) => request),
+        // What comes next must not wait for the disk.
+        { sync: this.#queues.get(chunk.id)?.length === 0 && batch.every(({ request }) => request.sync) },
       )
     } catch (error) {
       this.#space.count(-bytes)
@@ -670,10 +672,10 @@ export class ChunkStore {
   }
 
   /** Answers appends whose data the disk took: at once, or after a sync that does not hold up the next append. */
-  #acknowledge(chunk: Chunk, batch: readonly AppendTask[]): void {
+  #acknowledge(chunk: Chunk, file: ChunkFile, batch: readonly AppendTask[]): void {
     const syncing: AppendTask[] = []
     for (const task of batch) {
-      if (task.request.sync) syncing.push(task)
+      if (task.request.sync && file.dirty) syncing.push(task)
       else task.resolve(endOf(task.request, chunk))
     }
     if (syncing.length === 0) return

@@ -3,7 +3,7 @@ import { hostname } from 'node:os'
 import { startChunkServer, type ChunkServerFigures } from '../chunkserver/chunk-server.ts'
 import type { OperationObserver } from '../domain/operation-times.ts'
 import { realClock } from '../platform/clock.ts'
-import type { Disk, DiskFile } from '../platform/disk.ts'
+import type { Disk, DiskFile, DiskWrite } from '../platform/disk.ts'
 import { framedTransport } from '../platform/framed-transport.ts'
 import { grpcTransport } from '../platform/grpc-transport.ts'
 import { stderrLog, type LogLevel } from '../platform/log.ts'
@@ -32,7 +32,15 @@ export interface RunChunkServerOptions {
 const bytesRead = (_args: unknown[], result: unknown): number => Number(result)
 const bytesWritten = (args: unknown[]): number =>
   (args[0] as readonly Buffer[]).reduce((sum, { length }) => sum + length, 0)
-const fileWatched: Watched<DiskFile> = { read: bytesRead, write: bytesWritten, sync: 'time', punch: 'time' }
+const bytesSynced = (args: unknown[]): number =>
+  (args[0] as readonly DiskWrite[]).reduce((sum, { buffers }) => sum + bytesWritten([buffers]), 0)
+const fileWatched: Watched<DiskFile> = {
+  read: bytesRead,
+  write: bytesWritten,
+  sync: 'time',
+  writeAndSync: bytesSynced,
+  punch: 'time',
+}
 
 /** The disk with its files measured. */
 const measuredDisk = (operations: OperationObserver): Disk => ({

@@ -3,6 +3,12 @@
  * What was written survives a crash of the process; it survives power loss once sync (and for a new name syncDirectory) returned.
  */
 
+/** Buffers that go one after another to a file, from this position. */
+export interface DiskWrite {
+  readonly buffers: readonly Buffer[]
+  readonly position: number
+}
+
 export interface DiskFile {
   /** Fills the buffer from this position; returns the bytes read, fewer only at the end of the file. */
   read(buffer: Buffer, position: number): Promise<number>
@@ -10,10 +16,16 @@ export interface DiskFile {
   write(buffers: readonly Buffer[], position: number): Promise<void>
   /** fdatasync(2). */
   sync(): Promise<void>
+  /**
+   * Several writes and, when all of them succeeded, a sync, as one call; for a little data that is to be on disk at once. Rejects when a
+   * write failed: then some of it may be written. Resolves with what the sync failed with, if it did.
+   */
+  writeAndSync(writes: readonly DiskWrite[]): Promise<Error | undefined>
   truncate(length: number): Promise<void>
   /** Frees the blocks of a range; it reads as zeros afterwards and the file keeps its size. */
   punch(range: { offset: number; length: number }): Promise<void>
   stat(): Promise<{ size: number; allocatedBytes: number }>
+  /** Only when no other call is under way. */
   close(): Promise<void>
 }
 
@@ -43,4 +55,20 @@ export interface Disk {
   space(path: string): Promise<DiskSpace>
   /** Exclusive use of a directory until the process ends or `release`; EBUSY when another process has it. */
   lock(path: string): Promise<{ release(): Promise<void> }>
+}
+
+/** writeAndSync by its single calls. */
+export const writeThenSync = async (
+  file: Pick<DiskFile, 'write' | 'sync'>,
+  writes: readonly DiskWrite[],
+): Promise<Error | undefined> => {
+  const outcomes = await Promise.allSettled(writes.map(({ buffers, position }) => file.write(buffers, position)))
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+  if (failed !== undefined) throw failed.reason
+  try {
+    await file.sync()
+    return undefined
+  } catch (caught) {
+    return caught instanceof Error ? caught : new Error(String(caught))
+  }
 }

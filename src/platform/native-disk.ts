@@ -4,6 +4,8 @@ import { loadAddon } from './native-addon.ts'
 export interface NativeDisk {
   /** 0 or -errno. */
   punch(fd: number, offset: number, length: number): Promise<number>
+  /** 0, -errno of a write, or errno of the sync. The array and its buffers must not change before it is done. */
+  writeAndSync(fd: number, buffers: readonly Buffer[], positions: readonly number[]): Promise<number>
   addressWithin(buffer: Buffer, unit: number): number
   /** Not on every processor. */
   blockChecksums?(data: Buffer, unit: number, out: Buffer): void

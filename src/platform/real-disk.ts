@@ -12,7 +12,7 @@ import { mkdir, open, readFile, readdir, rename, stat, statfs, unlink, type File
 import { dirname, join } from 'node:path'
 import { getSystemErrorName } from 'node:util'
 import { PosixError, isErrnoName } from '../domain/errors.ts'
-import type { Disk, DiskFile, DiskSpace } from './disk.ts'
+import { writeThenSync, type Disk, type DiskFile, type DiskSpace, type DiskWrite } from './disk.ts'
 import { alignmentBytes, isAligned } from './buffer-pool.ts'
 import { nativeDisk } from './native-disk.ts'
 
@@ -88,9 +88,13 @@ const punchByProcess = (fd: number, offset: number, length: number): Promise<voi
 const punchHole = async (fd: number, offset: number, length: number): Promise<void> => {
   if (nativeDisk === undefined) return punchByProcess(fd, offset, length)
   const result = await nativeDisk.punch(fd, offset, length)
-  if (result === 0) return
+  if (result !== 0) throw nativeFailure(result, 'punching a hole')
+}
+
+/** From -errno. */
+const nativeFailure = (result: number, what: string): PosixError => {
   const name = getSystemErrorName(result)
-  throw new PosixError(isErrnoName(name) ? name : 'EIO', `punching a hole failed: ${name}`)
+  return new PosixError(isErrnoName(name) ? name : 'EIO', `${what} failed: ${name}`)
 }
 
 class RealFile implements DiskFile {
@@ -154,6 +158,23 @@ class RealFile implements DiskFile {
 
   sync(): Promise<void> {
     return guarded(() => this.handle.datasync())
+  }
+
+  async writeAndSync(writes: readonly DiskWrite[]): Promise<Error | undefined> {
+    if (nativeDisk === undefined) return writeThenSync(this, writes)
+    const buffers: Buffer[] = []
+    const positions: number[] = []
+    for (const { buffers: parts, position } of writes) {
+      let at = position
+      for (const part of parts) {
+        buffers.push(part)
+        positions.push(at)
+        at += part.length
+      }
+    }
+    const result = await nativeDisk.writeAndSync(this.handle.fd, buffers, positions)
+    if (result < 0) throw nativeFailure(result, 'writing')
+    return result === 0 ? undefined : nativeFailure(-result, 'bringing data to disk')
   }
 
   truncate(length: number): Promise<void> {

@@ -71,6 +71,18 @@ export const diskSuite = (t: Test, name: string, factory: (t: Test) => Promise<D
       )
     })
 
+    await t.test('writes and a sync in one call', async (t) => {
+      const { file } = await withFile(t)
+      const first = { buffers: [Buffer.alloc(5000, 1), Buffer.alloc(0), Buffer.alloc(3192, 2)], position: 8192 }
+      t.equal(await file.writeAndSync([first, { buffers: [Buffer.from('entry')], position: 100 }]), undefined)
+      t.equal(await file.writeAndSync([]), undefined)
+      const wanted = Buffer.alloc(16_384).fill(1, 8192).fill(2, 13_192)
+      wanted.write('entry', 100)
+      const found = Buffer.alloc(wanted.length + 1)
+      t.equal(await file.read(found, 0), wanted.length)
+      t.ok(found.subarray(0, wanted.length).equals(wanted))
+    })
+
     await t.test('truncate shortens and lengthens with zeros', async (t) => {
       const { file } = await withFile(t)
       await file.write([Buffer.alloc(10_000, 7)], 0)

@@ -143,6 +143,24 @@ await t.test('simulated: a full disk, faults on demand, flipped bits, a restart'
   t.equal((await disk.readFile('/file'))?.length, 12_288, 'the machine went on living')
 })
 
+await t.test('a write that failed is told from a sync that failed', async (t) => {
+  const data = { buffers: [Buffer.alloc(4096, 1)], position: 0 }
+  const full = await realDisk.open('/dev/full')
+  await t.rejects(full.writeAndSync([data]), { name: 'PosixError', code: 'ENOSPC' })
+  await full.close()
+  const unsyncable = await realDisk.open('/dev/zero')
+  t.match(await unsyncable.writeAndSync([data]), { name: 'PosixError', code: 'EINVAL' })
+  await unsyncable.close()
+
+  const disk = simulatedDisk()
+  const file = await disk.open('/file', { create: true })
+  disk.fail({ call: 'write', code: 'EIO', times: 1 })
+  await t.rejects(file.writeAndSync([data]), { name: 'PosixError', code: 'EIO' })
+  t.equal(disk.calls.get('sync') ?? 0, 0)
+  disk.fail({ call: 'sync', code: 'EIO', times: 1 })
+  t.match(await file.writeAndSync([data]), { name: 'PosixError', code: 'EIO' })
+})
+
 /** The flags of each descriptor that this process has of a file. */
 const flagsOf = async (path: string): Promise<number[]> => {
   const flags: number[] = []

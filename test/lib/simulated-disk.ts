@@ -17,7 +17,7 @@
  * Not modelled: links, permissions.
  */
 import { PosixError, type ErrnoName } from '../../src/domain/errors.ts'
-import type { Disk, DiskFile, DiskSpace } from '../../src/platform/disk.ts'
+import { writeThenSync, type Disk, type DiskFile, type DiskSpace, type DiskWrite } from '../../src/platform/disk.ts'
 import type { Random } from '../../src/platform/random.ts'
 import { seededRandom } from './seeded-random.ts'
 
@@ -557,6 +557,10 @@ class SimulatedFile implements DiskFile {
 
   sync(): Promise<void> {
     return this.call('sync', () => this.disk.syncNode(this.node))
+  }
+
+  writeAndSync(writes: readonly DiskWrite[]): Promise<Error | undefined> {
+    return writeThenSync(this, writes)
   }
 
   truncate(length: number): Promise<void> {

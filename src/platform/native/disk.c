@@ -3,6 +3,9 @@
  *
  *   punch(fd, offset, length) -> promise   fallocate(2) with FALLOC_FL_PUNCH_HOLE, of 0 or of -errno; it can wait for the disk's
  *                                          journal, so it runs on the thread pool; offset and length are doubles with whole numbers
+ *   writeAndSync(fd, buffers, positions)   pwrite(2) of each buffer at its position, then fdatasync(2), in one job of the thread pool:
+ *     -> promise                           each job costs two changes of threads, more than it takes to write a little. Of 0, -errno of the
+ *                                          first write that failed (nothing is synced then) or errno of fdatasync
  *   addressWithin(buffer, unit) -> number  the address of the buffer's first byte modulo unit, for O_DIRECT
  *   blockChecksums(data, unit, out)        CRC-32C of each whole unit of data, 4 bytes little-endian each; only where the processor has
  *                                          an instruction for it (x86-64 with SSE 4.2). unit is a multiple of 8
@@ -14,56 +17,145 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #ifdef __x86_64__
 #include <nmmintrin.h>
 #endif
 
-struct punch {
+/* What runs on the thread pool. The first member of a struct with its arguments, which is freed when it is done. */
+struct job {
   int fd;
-  off_t offset;
-  off_t length;
   int result;
   napi_async_work work;
   napi_deferred deferred;
+  /* Keeps the memory that it works on from being collected; NULL when there is none. */
+  napi_ref memory;
 };
 
-static void execute(napi_env env, void *data) {
+static void complete(napi_env env, napi_status status, void *data) {
+  struct job *job = data;
+  napi_value result;
+  napi_create_int32(env, status == napi_ok ? job->result : -ECANCELED, &result);
+  napi_resolve_deferred(env, job->deferred, result);
+  if (job->memory != NULL) napi_delete_reference(env, job->memory);
+  napi_delete_async_work(env, job->work);
+  free(job);
+}
+
+/* Gives the promise of the job's result. */
+static napi_value start(napi_env env, struct job *job, const char *title, napi_async_execute_callback execute) {
+  napi_value promise, name;
+  napi_create_promise(env, &job->deferred, &promise);
+  napi_create_string_utf8(env, title, NAPI_AUTO_LENGTH, &name);
+  napi_create_async_work(env, NULL, name, execute, complete, job, &job->work);
+  napi_queue_async_work(env, job->work);
+  return promise;
+}
+
+struct punch {
+  struct job job;
+  off_t offset;
+  off_t length;
+};
+
+static void execute_punch(napi_env env, void *data) {
   (void)env;
   struct punch *p = data;
   int result;
   do {
-    result = fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, p->offset, p->length);
+    result = fallocate(p->job.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, p->offset, p->length);
   } while (result != 0 && errno == EINTR);
-  p->result = result == 0 ? 0 : -errno;
-}
-
-static void complete(napi_env env, napi_status status, void *data) {
-  struct punch *p = data;
-  napi_value result;
-  napi_create_int32(env, status == napi_ok ? p->result : -ECANCELED, &result);
-  napi_resolve_deferred(env, p->deferred, result);
-  napi_delete_async_work(env, p->work);
-  free(p);
+  p->job.result = result == 0 ? 0 : -errno;
 }
 
 static napi_value punch(napi_env env, napi_callback_info info) {
   size_t count = 3;
-  napi_value args[3], promise, name;
+  napi_value args[3];
   double offset, length;
   struct punch *p = calloc(1, sizeof *p);
   if (p == NULL || napi_get_cb_info(env, info, &count, args, NULL, NULL) != napi_ok || count != 3 ||
-      napi_get_value_int32(env, args[0], &p->fd) != napi_ok || napi_get_value_double(env, args[1], &offset) != napi_ok ||
-      napi_get_value_double(env, args[2], &length) != napi_ok || napi_create_promise(env, &p->deferred, &promise) != napi_ok) {
+      napi_get_value_int32(env, args[0], &p->job.fd) != napi_ok || napi_get_value_double(env, args[1], &offset) != napi_ok ||
+      napi_get_value_double(env, args[2], &length) != napi_ok) {
     free(p);
     napi_throw_type_error(env, NULL, "punch(fd, offset, length)");
     return NULL;
   }
   p->offset = (off_t)offset;
   p->length = (off_t)length;
-  napi_create_string_utf8(env, "shoal:punch", NAPI_AUTO_LENGTH, &name);
-  napi_create_async_work(env, NULL, name, execute, complete, p, &p->work);
-  napi_queue_async_work(env, p->work);
-  return promise;
+  return start(env, &p->job, "shoal:punch", execute_punch);
+}
+
+struct span {
+  const char *data;
+  size_t length;
+  off_t position;
+};
+
+struct write_and_sync {
+  struct job job;
+  uint32_t count;
+  struct span spans[];
+};
+
+static int write_all(int fd, struct span span) {
+  while (span.length > 0) {
+    const ssize_t written = pwrite(fd, span.data, span.length, span.position);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return written < 0 ? -errno : -EIO;
+    span.data += written;
+    span.length -= (size_t)written;
+    span.position += written;
+  }
+  return 0;
+}
+
+static void execute_write_and_sync(napi_env env, void *data) {
+  (void)env;
+  struct write_and_sync *w = data;
+  for (uint32_t i = 0; i < w->count; i++) {
+    w->job.result = write_all(w->job.fd, w->spans[i]);
+    if (w->job.result != 0) return;
+  }
+  int result;
+  do {
+    result = fdatasync(w->job.fd);
+  } while (result != 0 && errno == EINTR);
+  w->job.result = result == 0 ? 0 : errno;
+}
+
+static int span_at(napi_env env, napi_value buffers, napi_value positions, uint32_t i, struct span *span) {
+  napi_value buffer, number;
+  void *data;
+  double position;
+  if (napi_get_element(env, buffers, i, &buffer) != napi_ok || napi_get_buffer_info(env, buffer, &data, &span->length) != napi_ok ||
+      napi_get_element(env, positions, i, &number) != napi_ok || napi_get_value_double(env, number, &position) != napi_ok) {
+    return 0;
+  }
+  span->data = data;
+  span->position = (off_t)position;
+  return 1;
+}
+
+static napi_value write_and_sync(napi_env env, napi_callback_info info) {
+  size_t count = 3;
+  napi_value args[3];
+  uint32_t spans;
+  struct write_and_sync *w = NULL;
+  if (napi_get_cb_info(env, info, &count, args, NULL, NULL) != napi_ok || count != 3 ||
+      napi_get_array_length(env, args[1], &spans) != napi_ok ||
+      (w = calloc(1, sizeof *w + spans * sizeof(struct span))) == NULL ||
+      napi_get_value_int32(env, args[0], &w->job.fd) != napi_ok) {
+    goto refuse;
+  }
+  for (w->count = 0; w->count < spans; w->count++) {
+    if (!span_at(env, args[1], args[2], w->count, &w->spans[w->count])) goto refuse;
+  }
+  if (napi_create_reference(env, args[1], 1, &w->job.memory) != napi_ok) goto refuse;
+  return start(env, &w->job, "shoal:writeAndSync", execute_write_and_sync);
+refuse:
+  free(w);
+  napi_throw_type_error(env, NULL, "writeAndSync(fd, buffers, positions)");
+  return NULL;
 }
 
 static napi_value address_within(napi_env env, napi_callback_info info) {
@@ -141,5 +233,7 @@ NAPI_MODULE_INIT() {
   napi_set_named_property(env, exports, "addressWithin", function);
   napi_create_function(env, "punch", NAPI_AUTO_LENGTH, punch, NULL, &function);
   napi_set_named_property(env, exports, "punch", function);
+  napi_create_function(env, "writeAndSync", NAPI_AUTO_LENGTH, write_and_sync, NULL, &function);
+  napi_set_named_property(env, exports, "writeAndSync", function);
   return exports;
 }

@@ -519,6 +519,62 @@ t.test('a sync that failed never succeeds later', async (t) => {
   await store.close()
 })
 
+t.test('a little that is to be on disk at once takes one call, and fails as two would', async (t) => {
+  const calls: string[] = []
+  let writing: PosixError | undefined
+  let syncing: PosixError | undefined
+  const store = await openStore(t.testdir(), {
+    disk: {
+      ...realDisk,
+      open: async (path, options) => {
+        const file = await realDisk.open(path, options)
+        const { write, sync, writeAndSync } = file
+        file.write = (buffers, position) => (calls.push('write'), write.call(file, buffers, position))
+        file.sync = () => (calls.push('sync'), sync.call(file))
+        file.writeAndSync = async (writes) => {
+          calls.push('writeAndSync')
+          if (writing !== undefined) throw writing
+          await writeAndSync.call(file, writes)
+          return syncing
+        }
+        return file
+      },
+    },
+  })
+  const appended = async (block: number, count = 1): Promise<string[]> => {
+    calls.length = 0
+    const length = await append(store, 1n, blocks(block), pattern(block, blocks(count)), { sync: true })
+    t.equal(length, blocks(block + count))
+    return [...calls]
+  }
+  t.ok((await appended(0)).includes('sync'), 'the first sync sees to the name of the file')
+  t.same(await appended(1), ['writeAndSync'])
+  t.same(await appended(2, 32), ['write', 'write', 'sync'], 'much is written first')
+  t.same(await appended(34, 2), ['writeAndSync'])
+  t.equal(await append(store, 1n, blocks(36), Buffer.alloc(0), { sync: true }), blocks(36))
+  t.same(calls, ['writeAndSync'], 'everything is on disk already')
+
+  calls.length = 0
+  const synced = append(store, 1n, blocks(36), pattern(36, blocks(1)), { sync: true })
+  const unsynced = append(store, 1n, blocks(37), pattern(37, blocks(1)))
+  t.same(await Promise.all([synced, unsynced]), [blocks(37), blocks(38)])
+  t.notOk(calls.includes('writeAndSync'), 'others do not wait for a sync')
+
+  writing = new PosixError('ENOSPC')
+  await t.rejects(append(store, 1n, blocks(38), pattern(38, blocks(1)), { sync: true }), refusal('ENOSPC'))
+  t.match(store.state(1n), { length: blocks(38), corrupt: false })
+  writing = undefined
+  t.same(await appended(38), ['writeAndSync'])
+  t.ok((await readAll(store, 1n, blocks(2))).equals(Buffer.concat([pattern(0, blocks(1)), pattern(1, blocks(1))])))
+
+  syncing = new PosixError('EIO', 'the device is gone')
+  await t.rejects(append(store, 1n, blocks(39), pattern(39, blocks(1)), { sync: true }), refusal('EIO'))
+  syncing = undefined
+  t.match(store.state(1n), { corrupt: true })
+  await t.rejects(append(store, 1n, blocks(40), Buffer.alloc(0), { sync: true }), refusal('EIO'), 'nor later')
+  await store.close()
+})
+
 t.test('data directories that do not fit are refused in a sentence', async (t) => {
   const directory = t.testdir({ other: { file: 'something' }, master: { CURRENT: '', chunks: {} } })
   await t.rejects(openStore(`${directory}/other`), { name: 'UsageError', message: /is not empty \(file\)/ })
