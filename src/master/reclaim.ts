@@ -163,9 +163,10 @@ export class Reclaim {
     if (!this.#canPunch(chunk)) return retryMs
     await store.execute(
       (tx) => {
-        for (const { block, blocks } of ranges) {
-          // It may have grown at its end meanwhile; the next round takes the whole again.
-          if (tx.get(pendingFrees, { chunk, block }) === blocks) tx.delete(pendingFrees, { chunk, block })
+        const keys = ranges.map(({ block }) => ({ chunk, block }))
+        // It may have grown at its end meanwhile; the next round takes the whole again.
+        for (const [index, blocks] of tx.getMany(pendingFrees, keys).entries()) {
+          if (blocks === ranges[index]!.blocks) tx.delete(pendingFrees, keys[index]!)
         }
       },
       { mayUseReserve: true },
