@@ -103,8 +103,11 @@ export const merge = (extents: readonly Extent[]): Extent[] => {
       last.chunkId === extent.chunkId &&
       endOf(last) === extent.offset &&
       (extent.chunkId === 0n || last.chunkOffset + last.length === extent.chunkOffset)
-    if (continues) merged[merged.length - 1] = { ...last, length: last.length + extent.length }
-    else merged.push({ ...extent })
+    if (continues) {
+      // By name: objects of one shape are read several times faster where thousands of extents are.
+      const { offset, chunkId, chunkOffset } = last
+      merged[merged.length - 1] = { offset, length: last.length + extent.length, chunkId, chunkOffset }
+    } else merged.push(extent)
   }
   return merged
 }

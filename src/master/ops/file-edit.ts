@@ -90,7 +90,7 @@ export class FileEdit {
     const count = before.length - window.length + next.length
     if (count > segmentExtentsMax) throw new PosixError('EFBIG', 'the file is in too many pieces')
     if (count === 0) this.#tx.delete(segments, key)
-    else this.#tx.put(segments, key, [...before.slice(0, start), ...next, ...before.slice(end)])
+    else this.#tx.put(segments, key, before.slice(0, start).concat(next, before.slice(end)))
     this.#account(removed, added, fresh)
     this.allocatedDelta += BigInt(allocatedBytes(next) - allocatedBytes(window))
   }
