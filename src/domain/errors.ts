@@ -94,18 +94,25 @@ const errnoNames: ReadonlySet<string> = new Set<ErrnoName>([
 
 export const isErrnoName = (value: string): value is ErrnoName => errnoNames.has(value)
 
-/**
- * An answer that is a failure. The message is for people; decisions are made on the code alone. It has no stack: every file that is made
- * costs two of these (no such name, no such attribute), and collecting a stack takes longer than all the rest of such an answer.
- */
-export class PosixError extends Error {
-  readonly code: ErrnoName
-
-  constructor(code: ErrnoName, message: string = code) {
+/** For what is thrown in the ordinary course of things: collecting a stack takes longer than all the rest of it. */
+export class StacklessError extends Error {
+  constructor(message: string) {
     const { stackTraceLimit } = Error
     Error.stackTraceLimit = 0
     super(message)
     Error.stackTraceLimit = stackTraceLimit
+  }
+}
+
+/**
+ * An answer that is a failure. The message is for people; decisions are made on the code alone. It has no stack: every file that is made
+ * costs two of these (no such name, no such attribute).
+ */
+export class PosixError extends StacklessError {
+  readonly code: ErrnoName
+
+  constructor(code: ErrnoName, message: string = code) {
+    super(message)
     this.name = 'PosixError'
     this.code = code
   }

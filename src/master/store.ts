@@ -14,7 +14,7 @@
  * those that a waiting operation has asked for, are never evicted. After a failed batch nothing is answered any more: what is on disk is then
  * unknown, and only a new start can tell.
  */
-import { PosixError, UnavailableError, UsageError, invariant } from '../domain/errors.ts'
+import { PosixError, StacklessError, UnavailableError, UsageError, invariant } from '../domain/errors.ts'
 import { rootIno } from '../domain/ids.ts'
 import { cookieFirst } from '../domain/limits.ts'
 import { S_IFDIR } from '../domain/mode.ts'
@@ -53,7 +53,7 @@ export type Places = ReadonlyMap<string, () => void>
 const noPlaces: Places = new Map()
 
 /** Thrown by an operation that has to wait for something outside the store: it runs again when the promise resolves. */
-export class Blocked extends Error {
+export class Blocked extends StacklessError {
   readonly promise: Promise<void>
   readonly places: Places
 
@@ -66,7 +66,7 @@ export class Blocked extends Error {
 }
 
 /** Thrown by a Tx: records or a range that have to be loaded first. Not for others to catch. */
-class Miss extends Error {
+class Miss extends StacklessError {
   readonly keys: readonly MissedKey[]
   readonly range: MissedRange | undefined
 
@@ -75,6 +75,20 @@ class Miss extends Error {
     this.keys = keys
     this.range = range
   }
+}
+
+/** Calls `getMany` and `get` for records that do not depend on one another: what is missing in the cache of all of them is loaded together. */
+export const readTogether = (...reads: readonly (() => unknown)[]): void => {
+  const missed: MissedKey[] = []
+  for (const read of reads) {
+    try {
+      read()
+    } catch (caught) {
+      if (!(caught instanceof Miss) || caught.range !== undefined) throw caught
+      missed.push(...caught.keys)
+    }
+  }
+  if (missed.length > 0) throw new Miss(missed)
 }
 
 type AnyTable = Table<unknown, unknown>

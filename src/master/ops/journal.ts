@@ -18,6 +18,7 @@ import { LeaseMode } from '../../protocol/gen/shoal/v1/session.pb.ts'
 import type { LeaseGate, OpContext, OpenGate } from '../context.ts'
 import { dentries, inodes } from '../keys.ts'
 import type { Bounds, DentryKey, Table } from '../keys.ts'
+import { readTogether } from '../store.ts'
 import type { Tx } from '../store.ts'
 import { close } from './close.ts'
 import { commit } from './commit.ts'
@@ -68,7 +69,7 @@ export const journal: Operation<JournalRequest> = (tx, { entries }, context) => 
   return { $case: 'journal', value: { failures } }
 }
 
-/** Everything that the entries name, in two loads: one by one each would cost a run of all entries. */
+/** Everything that the entries name, in one load: one by one each would cost a run of all entries. */
 const load = (tx: Tx, entries: readonly JournalEntry[]): void => {
   const names: DentryKey[] = []
   const inos = new Set<Ino>()
@@ -105,8 +106,10 @@ const load = (tx: Tx, entries: readonly JournalEntry[]): void => {
     }
   }
   for (const { parent } of names) inos.add(parent)
-  tx.getMany(dentries, names)
-  tx.getMany(inodes, [...inos])
+  readTogether(
+    () => tx.getMany(dentries, names),
+    () => tx.getMany(inodes, [...inos]),
+  )
 }
 
 const carryOut = (tx: Tx, entry: JournalEntry, context: JournalContext): void => {

@@ -4,7 +4,7 @@ import { PosixError, UnavailableError, UsageError } from '../../../src/domain/er
 import { asIno } from '../../../src/domain/ids.ts'
 import type { KvEngine } from '../../../src/platform/kv-engine.ts'
 import { counters, formats, inodes, listings, tableBounds, xattrs, xattrBounds } from '../../../src/master/keys.ts'
-import { Blocked } from '../../../src/master/store.ts'
+import { Blocked, readTogether } from '../../../src/master/store.ts'
 import type { Tx } from '../../../src/master/store.ts'
 import { manualClock } from '../../lib/manual-clock.ts'
 import { memoryKv } from '../../lib/memory-kv.ts'
@@ -67,6 +67,30 @@ void t.test('the first start makes a file system, the next one finds it', async 
   t.equal(second.clusterId, first.clusterId)
   t.equal(await second.execute(get('a')), '1')
   t.equal((await second.execute((tx) => tx.get(inodes, asIno(1n))))?.nlink, 2)
+})
+
+void t.test('what reads together miss is loaded together', async (t) => {
+  const kv = memoryKv()
+  const { getMany } = kv
+  const loads: number[] = []
+  kv.getMany = (keys) => {
+    loads.push(keys.length)
+    return getMany.call(kv, keys)
+  }
+  const store = await openStore(kv)
+  loads.length = 0
+  let runs = 0
+  const operation = (tx: Tx): unknown => {
+    runs++
+    readTogether(
+      () => tx.getMany(inodes, [asIno(7n), asIno(8n)]),
+      () => tx.get(xattrs, key('a')),
+    )
+    return [tx.get(inodes, asIno(8n)), tx.get(xattrs, key('a'))]
+  }
+  t.same(await store.execute(operation), [undefined, undefined])
+  t.same({ loads, runs }, { loads: [3], runs: 2 })
+  await store.close()
 })
 
 void t.test('a newer format and a foreign database are refused with a sentence', async (t) => {
