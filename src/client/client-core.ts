@@ -117,7 +117,7 @@ export class ClientCore {
       leases: this.leases,
       nowMs: () => clock.nowMs(),
       confirmedForMs: () => this.session.confirmedForMs(),
-      later: (work) => void clock.after(0, work),
+      later: (ms, work) => void clock.after(ms, work),
     })
     this.guard = new OperationGuard(clock, log)
     this.accessTimes = new AccessTimes({
