@@ -24,6 +24,8 @@ export class Cached {
   hasListing = false
   /** Number of the newest entry of the journal that concerns it. */
   journaled = 0
+  /** The inode was made under this lease, nothing of which was ever given back: no other client has it open, or ever had. */
+  isUnseen = false
   /** Until when the front end believes the attributes that it was told last, and the names of the directory. */
   attributesToldMs = 0
   namesToldMs = 0

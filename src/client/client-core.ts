@@ -117,7 +117,7 @@ export class ClientCore {
       leases: this.leases,
       nowMs: () => clock.nowMs(),
       confirmedForMs: () => this.session.confirmedForMs(),
-      later: (work) => void clock.after(0, work),
+      later: (ms, work) => void clock.after(ms, work),
     })
     this.guard = new OperationGuard(clock, log)
     this.accessTimes = new AccessTimes({
@@ -241,13 +241,19 @@ export class ClientCore {
   keptOpen(ino: Ino): void {
     const inode = this.inodes.get(ino)
     if (inode !== undefined && (inode.handles > 0 || inode.opening > 0)) inode.register()
-    else this.inBackground(this.persist({ $case: 'close', value: { ino } }, 'empty').then(() => {}))
+    else this.inBackground(this.#closeNameless(ino, inode))
   }
 
-  /** An inode has lost its last name. */
+  /** An inode has lost its last name. What is buffered is of no use where no other client can have it open. */
   vanished(ino: Ino): void {
     const inode = this.inodes.get(ino)
-    if (inode !== undefined && inode.handles === 0 && inode.opening === 0 && inode.buffered) this.#abandon(inode)
+    if (inode !== undefined && isUnused(inode) && this.leases.cached(ino)?.isUnseen === true) this.#abandon(inode)
+  }
+
+  /** Only the master knows whether this inode, which loses its last name, is open elsewhere; what is buffered here belongs to its content. */
+  owesContent(ino: Ino): boolean {
+    const inode = this.inodes.get(ino)
+    return inode !== undefined && isUnused(inode) && this.leases.cached(ino)?.isUnseen !== true
   }
 
   /** Attributes without what is buffered, when they can be told without asking. */
@@ -283,6 +289,14 @@ export class ClientCore {
   /** An entry in the answer to what made it. The front end takes such attributes for new ones whatever was invalidated meanwhile. */
   madeEntry(attributes: KnownAttributes, entryMs: number): Entry {
     return { attributes: this.effective(attributes), validity: { entryMs, attributesMs: 0 } }
+  }
+
+  /** What is buffered is committed before: afterwards the master may free it. */
+  async #closeNameless(ino: Ino, inode: Inode | undefined): Promise<void> {
+    if (inode?.buffered === true) await this.withInode(ino, this.flush)
+    // Somebody here may have opened it meanwhile, by its number.
+    if (inode !== undefined && (inode.handles > 0 || inode.opening > 0)) inode.register()
+    else await this.persist({ $case: 'close', value: { ino } }, 'empty')
   }
 
   async #giveUp(ino: Ino, to: 'none' | 'read', cached: Cached): Promise<void> {
@@ -339,6 +353,9 @@ export class ClientCore {
     this.inodes.forgetIdle(inode)
   }
 }
+
+/** Nobody here has it open, but something of it is buffered. */
+const isUnused = ({ handles, opening, buffered }: Inode): boolean => handles === 0 && opening === 0 && buffered
 
 export const checkedAttributes = (attributes: WireAttributes | undefined): KnownAttributes => {
   if (attributes?.atime && attributes.mtime && attributes.ctime && attributes.btime) {

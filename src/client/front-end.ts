@@ -15,6 +15,9 @@ import type { Leases } from './leases.ts'
 /** The front end starts to count when it gets to the answer: it may believe something for a little longer than it was told. */
 const delayMsMax = 10_000
 
+/** After this time whoever asked has taken the answer over: a kernel does that when the process that asked runs again. */
+const takenMs = 1_000
+
 export const nothingValid: Validity = { entryMs: 0, attributesMs: 0 }
 
 export interface FrontEndOptions {
@@ -22,17 +25,20 @@ export interface FrontEndOptions {
   nowMs(): number
   /** For how long leases count, whatever happens. */
   confirmedForMs(): number
-  /** In another turn of the event loop. */
-  later(work: () => void): void
+  /** In another turn of the event loop, after this time at least. */
+  later(ms: number, work: () => void): void
 }
 
 export class FrontEnd {
   readonly #leases: Leases
   readonly #nowMs: () => number
   readonly #confirmedForMs: () => number
-  readonly #later: (work: () => void) => void
+  readonly #later: FrontEndOptions['later']
   /** Inodes of whose attributes the front end has asked for, and what is to be done when it has its answers. */
   readonly #asked = new Map<Ino, { count: number; answered?: () => void }>()
+  /** To be taken back as soon as it is certain who has asked for what. */
+  readonly #lost: { ino: Ino; cached: Cached; options: { data: boolean } }[] = []
+  readonly #askedSinceLost = new Set<Ino>()
   #receiver: Invalidations | undefined
 
   constructor({ leases, nowMs, confirmedForMs, later }: FrontEndOptions) {
@@ -68,12 +74,13 @@ export class FrontEnd {
   asks(ino: Ino): () => void {
     const asked = this.#asked.get(ino) ?? { count: 0 }
     this.#asked.set(ino, asked)
+    if (this.#lost.length > 0) this.#askedSinceLost.add(ino)
     asked.count++
     return () => {
       asked.count--
       if (asked.count > 0) return
       this.#asked.delete(ino)
-      if (asked.answered !== undefined) this.#later(asked.answered)
+      if (asked.answered !== undefined) this.#later(takenMs, asked.answered)
     }
   }
 
@@ -81,15 +88,29 @@ export class FrontEnd {
    * The same as `withdraw` when the lease has ended without being given back, so that others may have changed the inode before. A question
    * for its attributes that is under way may have been put after such a change. Its answer will be right; but after an invalidation, also of
    * data, a kernel would not believe it, go on with the size that it knew, and cut off there what it reads. So the answer goes first: with
-   * another size or mtime it makes a kernel drop its pages, too.
+   * another size or mtime it makes a kernel drop its pages, too. Questions that have been put but not been read from the front end yet
+   * come in within a turn; who was stopped for a while finds both at once, the end of its lease and what it was asked meanwhile.
    */
   withdrawLost(ino: Ino, cached: Cached, options: { data: boolean }): void {
-    const asked = this.#asked.get(ino)
-    if (asked === undefined) void this.withdraw(ino, cached, options)
-    else {
-      void this.#withdrawListing(ino, cached)
-      asked.answered = () => void this.withdraw(ino, cached, options)
+    void this.#withdrawListing(ino, cached)
+    this.#lost.push({ ino, cached, options })
+    if (this.#lost.length > 1) return
+    // The first turn may have begun to take in what is there before this.
+    this.#later(0, () => this.#later(0, () => this.#withdrawAllLost()))
+  }
+
+  #withdrawAllLost(): void {
+    for (const { ino, cached, options } of this.#lost.splice(0)) {
+      const withdraw = (): void => {
+        if (options.data) void this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
+        void this.forgetAttributes(ino, cached)
+      }
+      const asked = this.#asked.get(ino)
+      if (asked !== undefined) asked.answered = withdraw
+      else if (this.#askedSinceLost.has(ino)) this.#later(takenMs, withdraw)
+      else withdraw()
     }
+    this.#askedSinceLost.clear()
   }
 
   /** Everything that was told under this lease is not to be believed any longer; undefined: that took effect at once. */

@@ -277,6 +277,7 @@ export class Leases {
    */
   adopt(ino: Ino): Cached {
     const held = new Held(ino, 'write', 0n, this.#idle)
+    held.cached.isUnseen = true
     this.#held.set(ino, held)
     this.#giveBackOldest()
     return held.cached
@@ -295,6 +296,7 @@ export class Leases {
     } else if (lease.grant < held.grant) return
     else {
       held.mode = lease.grant > held.grant ? mode : held.mode
+      if (held.mode === 'read') held.cached.isUnseen = false
       held.grant = lease.grant
       held.used = true
     }
@@ -434,7 +436,10 @@ export class Leases {
     held.returning = undefined
     this.#keepFloor(ino, { grant: held.grant, mode: done })
     if (done === 'none') this.#held.delete(ino)
-    else held.mode = 'read'
+    else {
+      held.mode = 'read'
+      held.cached.isUnseen = false
+    }
     const opened = done === 'none' && this.#holder.staysOpen(ino)
     this.#session.returnLease({ ino, mode: wire[done], grant: held.grant }, { opened })
     held.settle()

@@ -122,7 +122,10 @@ export class OpenFiles {
     return this.#core.run(context, async (signal) => {
       const options = { late: this.#closeLate }
       const reply = await this.#core.call({ $case: 'tmpfile', value }, 'entry', signal, options)
+      const { leases } = this.#core
       const attributes = this.#core.learn(reply.attributes, reply.lease)
+      // It has no name by which anybody else could have come to it.
+      if (leases.usable(attributes.ino, 'write')) leases.cached(attributes.ino)!.isUnseen = true
       return this.#core.withInode(attributes.ino, async (inode) => {
         inode.opened = 'yes'
         inode.unsyncedComplete = true

@@ -133,6 +133,7 @@ export class WriteBehind {
     const isSubdirectory = isDirectory(target.attributes.mode)
     if (isSubdirectory !== (kind === 'rmdir')) return false
     if (isSubdirectory && target.cached.names?.isEmpty !== true) return false
+    if (this.#isAskedFor(target)) return false
     const time = this.#now(directory, target)
     const name = Buffer.from(place.name)
     this.#changed(directory, { mtime: time, ctime: time }, { steps: 1n, subdirectories: isSubdirectory ? -1 : 0 })
@@ -167,7 +168,7 @@ export class WriteBehind {
     if (replacedIno !== noSuchName) {
       replaced = this.#own(replacedIno)
       if (replaced === undefined || flags === RENAME_NOREPLACE) return false
-      if (movesDirectory || isDirectory(replaced.attributes.mode)) return false
+      if (movesDirectory || isDirectory(replaced.attributes.mode) || this.#isAskedFor(replaced)) return false
     }
     const time = this.#now(from, to, moved, ...(replaced === undefined ? [] : [replaced]))
     const name = Buffer.from(source.name)
@@ -361,6 +362,11 @@ export class WriteBehind {
     const { journal, inodes } = this.#core
     if (inodes.get(ino)?.register() !== true) return
     journal.add(entryOf(time, { $case: 'open', value: { ino } }, [ino], {}))
+  }
+
+  /** Its last name goes while something is buffered that others may still read: the master has to keep it until that is committed. */
+  #isAskedFor({ ino, attributes }: Own): boolean {
+    return attributes.nlink === 1 && this.#core.owesContent(ino)
   }
 
   #unlinked(own: Own, ctime: Timespec): void {

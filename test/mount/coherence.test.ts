@@ -1,17 +1,28 @@
-/** Two mounts of one cluster: what one has written the other reads at its first look. */
+/** Two mounts of one cluster: what one has written the other reads at its first look, COHERENCE_ROUNDS times, each step in a process of its own. */
 import t from 'tap'
 import { startCluster } from '../lib/cluster.ts'
 import { needs } from '../lib/needs.ts'
 import { check, sh } from '../lib/sh.ts'
 
-t.test('two mounts', { timeout: 300_000 }, async (t) => {
-  if (!(await needs(t, { root: true, fuse: true }))) return
+const rounds = Number(process.env['COHERENCE_ROUNDS'] ?? 40)
+
+/** Through a shared mapping: writes and syncs what is given, or reads. */
+const map = `
+import mmap, os, sys
+path, text = sys.argv[1], sys.argv[2].encode()
+fd = os.open(path, os.O_RDWR)
+with mmap.mmap(fd, os.fstat(fd).st_size, mmap.MAP_SHARED) as m:
+    if text: m[: len(text)] = text; m.flush()
+    else: print(m[:].decode(), end="")`
+
+t.test('two mounts', { timeout: 300_000 + rounds * 5000 }, async (t) => {
+  if (!(await needs(t, { root: true, fuse: true, programs: ['python3', 'getfattr'] }))) return
   const cluster = await startCluster(t, { mounts: 2 })
   const [a, b] = cluster.mounts.map((mount) => mount.directory) as [string, string]
 
   await t.test('write, append, truncate, rename, unlink, chmod', async () => {
-    await sh(`
-      for i in $(seq 40); do
+    const script = `
+      for i in $(seq ${rounds}); do
         echo "one $i" > '${a}/f'; test "$(cat '${b}/f')" = "one $i"
         echo "two $i" >> '${b}/f'; test "$(tail -1 '${a}/f')" = "two $i"; test "$(wc -l < '${a}/f')" = 2
         truncate -s 3 '${a}/f'; test "$(cat '${b}/f')" = one
@@ -19,7 +30,27 @@ t.test('two mounts', { timeout: 300_000 }, async (t) => {
         chmod 600 '${a}/g'; test "$(stat -c %a '${b}/g')" = 600
         echo new > '${a}/h'; mv '${a}/h' '${b}/g' 2>/dev/null || mv '${a}/h' '${a}/g'; test "$(cat '${b}/g')" = new
         rm '${b}/g'; test ! -e '${a}/g'; test -z "$(ls '${a}')"
-      done`)
+      done`
+    await sh(script, { timeoutMs: 60_000 + rounds * 2000 })
+  })
+
+  await t.test('overwrite, listing, names that are not there, extended attributes, mappings', async () => {
+    const script = `
+      mkdir '${a}/o'; echo old-$(seq -s - 2000) > '${a}/o/f'
+      for i in $(seq ${rounds}); do
+        printf "%06d" $i | dd of='${a}/o/f' conv=notrunc status=none; test "$(head -c 6 '${b}/o/f')" = $(printf "%06d" $i)
+        printf "%06d" $i | dd of='${b}/o/f' bs=6 seek=1000 conv=notrunc status=none
+        test "$(tail -c +6001 '${a}/o/f' | head -c 6)" = $(printf "%06d" $i)
+        setfattr -n user.a -v $i '${a}/o/f'; test "$(getfattr --only-values -n user.a '${b}/o/f')" = $i
+        setfattr -x user.a '${b}/o/f'; test -z "$(getfattr -d '${a}/o/f')"
+        test "$(ls '${b}/o')" = f; cat '${b}/o/n' 2> /dev/null && exit 1
+        touch '${a}/o/n'; cat '${b}/o/n'; test "$(ls '${b}/o' | tr '\\n' ' ')" = 'f n '
+        mkdir '${b}/o/d'; test "$(ls '${a}/o' | tr '\\n' ' ')" = 'd f n '
+        rm '${b}/o/n'; rmdir '${a}/o/d'; test ! -e '${a}/o/n'; test "$(ls '${b}/o')" = f
+        python3 -c "$0" '${a}/o/f' m$(printf "%05d" $i); test "$(python3 -c "$0" '${b}/o/f' '' | head -c 6)" = m$(printf "%05d" $i)
+        test "$(head -c 6 '${b}/o/f')" = m$(printf "%05d" $i)
+      done; rm -r '${b}/o'`
+    await check('bash', ['-euo', 'pipefail', '-c', script, map], { timeoutMs: 60_000 + rounds * 3000 })
   })
 
   await t.test('records appended by four writers on both at once are all there, whole', async (t) => {

@@ -19,7 +19,7 @@ t.test('three mounts equal a model', async (t) => {
   }
   t.comment(`TEST_SEED=${seed}`)
   const beganMs = performance.now()
-  const { looks, differences } = await runFileModel(actors, { seed, operations })
-  t.comment(`${operations} operations, ${looks} looks in ${Math.round((performance.now() - beganMs) / 1000)} s`)
+  const { operations: done, looks, differences } = await runFileModel(actors, { seed, operations })
+  t.comment(`${done} operations, ${looks} looks in ${Math.round((performance.now() - beganMs) / 1000)} s`)
   t.strictSame(differences, [], 'nobody ever saw anything old')
 })

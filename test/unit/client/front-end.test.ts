@@ -39,6 +39,8 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
     pending: undefined as Promise<void> | undefined,
     names: undefined as Promise<void> | undefined,
     dropped: Promise.resolve(),
+    /** What is to be done when answers have been taken over. */
+    afterwards: [] as (() => void)[],
   }
   const leases: Leases = new Leases(
     {
@@ -59,7 +61,10 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
     leases,
     nowMs: () => state.nowMs,
     confirmedForMs: () => state.confirmedForMs,
-    later: (work) => void setImmediate(work),
+    later: (ms, work) => {
+      if (ms === 0) setImmediate(work)
+      else state.afterwards.push(work)
+    },
   })
   const attach = (): void =>
     frontEnd.attach({
@@ -198,23 +203,49 @@ t.test('a name that moves to where no lease covers it is forgotten', (t) => {
 t.test(
   'what was told under a lease that was lost: names at once, the rest behind an answer that is awaited',
   async (t) => {
-    const { frontEnd, attach, said, leases } = setUp()
+    const { frontEnd, attach, said, leases, state } = setUp()
+    const taken = (): void => {
+      for (const work of state.afterwards.splice(0)) work()
+    }
     attach()
     frontEnd.attributesMs(file)
     frontEnd.namesMs(directory)
     frontEnd.attributesMs(directory)
+    const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
     frontEnd.withdrawLost(file, leases.cached(file)!, { data: true })
+    await turn()
+    t.strictSame(said, [], 'there may be questions that were put before')
+    await turn()
+    t.strictSame(said.splice(0), [`data ${file}`, `attributes ${file}`])
+    frontEnd.withdrawLost(file, leases.cached(file)!, { data: true })
+    await turn()
+    const wasPutBefore = frontEnd.asks(file)
+    await turn()
+    await turn()
+    t.strictSame(said, [], 'it is being answered')
+    wasPutBefore()
+    t.strictSame(said, [], 'it has to be taken over')
+    taken()
+    t.strictSame(said.splice(0), [`data ${file}`, `attributes ${file}`])
+    frontEnd.withdrawLost(file, leases.cached(file)!, { data: true })
+    await turn()
+    frontEnd.asks(file)()
+    await turn()
+    t.strictSame(said, [], 'it was answered meanwhile')
+    taken()
     t.strictSame(said.splice(0), [`data ${file}`, `attributes ${file}`])
     const ends = [frontEnd.asks(file), frontEnd.asks(file), frontEnd.asks(directory)]
     frontEnd.withdrawLost(file, leases.cached(file)!, { data: true })
     frontEnd.withdrawLost(directory, leases.cached(directory)!, { data: false })
     t.strictSame(said.splice(0), ['names'])
+    await turn()
+    await turn()
     for (const end of ends.slice(0, 2)) {
       t.strictSame(said, [])
       end()
     }
     t.strictSame(said, [], 'the answer is handed over in this turn')
-    await new Promise((resolve) => setImmediate(resolve))
+    taken()
     t.strictSame(said, [`data ${file}`, `attributes ${file}`])
   },
 )

@@ -83,6 +83,88 @@ for (const [how, remove] of Object.entries(removals)) {
   }
 }
 
+const readBy = async (fs: FileSystem, handle: Handle): Promise<Buffer> =>
+  Buffer.from(await fs.read(caller(), handle, 0n, 1_000_000))
+
+/** Through a handle of its own, which is closed. */
+const overwrite = async (fs: FileSystem, handle: Handle, content: Buffer): Promise<void> => {
+  await fs.write(caller(), handle, 0n, content, noKill)
+  await fs.flush(caller(), handle, 1n)
+  await fs.release(handle)
+}
+
+const toWrite = async (fs: FileSystem, text: string): Promise<Handle> => {
+  const { attributes } = await fs.lookup(caller(), fs.root, name(text))
+  return (await fs.open(caller(), attributes.ino, O_RDWR)).handle
+}
+
+for (const how of ['by unlink', 'by a rename over it'] as const) {
+  for (const isShared of [false, true]) {
+    const where = `directory ${isShared ? 'shared' : 'its own'}`
+    t.test(
+      `what a client wrote before it closed and removed a file ${how} is read where it is open; ${where}`,
+      async (t) => {
+        const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: isShared ? 60_000 : 0 } })
+        const a = await cluster.mount()
+        const b = await cluster.mount()
+        await write(a, 'keeps the directory', name('x'))
+        if (isShared) await write(b, 'has it recalled', name('x'))
+        for (const before of contents) {
+          const after = Buffer.alloc(before.length + 1, 'after')
+          const files = await filesOf(a)
+          await write(a, 'f', before)
+          await write(a, 'g', name('x'))
+          const reading = await openNamed(a, 'f')
+          t.ok((await readBy(a, reading)).equals(before))
+          await b.unlink(caller(), b.root, name('g'))
+          const writing = await toWrite(b, 'f')
+          await overwrite(b, writing, after)
+          await removals[how]!(b, cluster)
+          t.ok((await readBy(a, reading)).equals(after), 'what was written last')
+          await a.release(reading)
+          await isFreed(t, a, files)
+        }
+      },
+    )
+
+    t.test(`what a client writes to a file that was removed ${how} is read where it is open; ${where}`, async (t) => {
+      const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: isShared ? 60_000 : 0 } })
+      const a = await cluster.mount()
+      const b = await cluster.mount()
+      await write(a, 'keeps the directory', name('x'))
+      if (isShared) await write(b, 'has it recalled', name('x'))
+      for (const before of contents) {
+        const after = Buffer.alloc(before.length + 1, 'after')
+        const files = await filesOf(a)
+        await write(a, 'f', before)
+        const reading = await openNamed(a, 'f')
+        const writing = await toWrite(b, 'f')
+        await removals[how]!(a, cluster)
+        t.ok((await readBy(a, reading)).equals(before))
+        await overwrite(b, writing, after)
+        t.ok((await readBy(a, reading)).equals(after), 'what was written last')
+        await a.release(reading)
+        await isFreed(t, a, files)
+      }
+    })
+  }
+}
+
+t.test('what was made here and nobody else has seen is not written when it is removed', async (t) => {
+  const cluster = await startInProcessCluster(t)
+  const a = await cluster.mount()
+  const { attributes } = await a.mkdir(caller(), a.root, name('own'), 0o755)
+  const own = attributes.ino
+  // The first new inode makes the client ask for numbers.
+  await a.mkdir(caller(), own, name('first'), 0o755)
+  await pause(50)
+  for (const server of ['server0', 'server1', 'server2']) cluster.network.cut('client1', server)
+  const { opened } = await a.create(caller(), own, name('f'), 0o644, O_RDWR)
+  await overwrite(a, opened.handle, contents[1]!)
+  await a.unlink(caller(), own, name('f'))
+  await a.syncfs(caller())
+})
+
 t.test('opening a file of which a lease is held asks nobody', async (t) => {
   const cluster = await startInProcessCluster(t)
   const a = await cluster.mount()
