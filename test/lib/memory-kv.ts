@@ -62,6 +62,8 @@ class MemoryEngine implements MemoryKv {
   private closed = false
   private failure: PosixError | undefined
   private breaks: 'before' | 'after' | undefined
+  /** Of a write that broke the engine; nothing but opening it again mends that. */
+  private broken: PosixError | undefined
 
   private readonly wait: (call: 'read' | 'write') => Promise<void>
 
@@ -113,10 +115,11 @@ class MemoryEngine implements MemoryKv {
 
   async write(changes: readonly KvChange[], { sync }: { sync: boolean }): Promise<void> {
     this.assertOpen()
+    if (this.broken) throw this.broken
     if (this.failure) throw this.failure
     const { breaks } = this
-    if (breaks) this.failure = new Failure('EIO', 'the database cannot be written')
-    if (breaks === 'before') throw this.failure!
+    if (breaks) this.broken = new Failure('EIO', 'the database cannot be written')
+    if (breaks === 'before') throw this.broken!
     const batch: KvChange[] = []
     this.undo.push(batch)
     for (const change of changes) {
@@ -124,7 +127,7 @@ class MemoryEngine implements MemoryKv {
       batch.push(before ? { type: 'put', ...before } : { type: 'del', key: Buffer.from(change.key) })
     }
     await this.wait('write')
-    if (breaks) throw this.failure!
+    if (breaks) throw this.broken!
     if (sync) this.undo.splice(0, this.undo.indexOf(batch) + 1)
   }
 
