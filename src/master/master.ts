@@ -42,7 +42,7 @@ import { Repair } from './repair.ts'
 import { Scrub } from './scrub.ts'
 import { Sealing } from './sealing.ts'
 import { ServerAdmin } from './server-admin.ts'
-import type { KnownServer, Server } from './servers.ts'
+import type { KnownServer, NewServer, Server } from './servers.ts'
 import { ServerTable, serversMax } from './servers.ts'
 import { sessionHandler } from './session-service.ts'
 import { SessionTable, masterSession } from './sessions.ts'
@@ -483,14 +483,6 @@ const restoredFacts = (store: Store): Promise<{ isRestored: boolean; adoptBelow:
     const [restores = 0n, nextServer = 1n] = tx.getMany(counters, ['restores', 'nextServer'])
     return { isRestored: restores > 0n, adoptBelow: restores === 0n ? 0 : Number(nextServer) }
   })
-
-interface NewServer {
-  storeId: string
-  rack: string
-  host: string
-  /** The number that it has already. */
-  id: ServerId | undefined
-}
 
 const enroll = (store: Store, { id: given, ...server }: NewServer): Promise<ServerId> =>
   store.execute(

@@ -65,6 +65,14 @@ export interface Server {
 /** What is kept in the store. */
 export type KnownServer = ServerRecord & { id: ServerId }
 
+export interface NewServer {
+  storeId: string
+  rack: string
+  host: string
+  /** The number that it has already. */
+  id: ServerId | undefined
+}
+
 export interface ServerTableOptions {
   clock: Clock
   random: Random
@@ -73,7 +81,7 @@ export interface ServerTableOptions {
   protocol: ProtocolVersions
   known: readonly KnownServer[]
   /** Durably makes a number for a new store id. */
-  enroll: (server: { storeId: string; rack: string; host: string; id: ServerId | undefined }) => Promise<ServerId>
+  enroll: (server: NewServer) => Promise<ServerId>
   /** The store was restored from a backup: a server that it does not know may have been enrolled since, under a number below this one. */
   adoptBelow: number
   /** The next chunk id that this master will give out. */
@@ -89,6 +97,8 @@ export class ServerTable {
   readonly #byRegistration = new Map<bigint, Server>()
   /** Numbers of servers that were taken out of the cluster, by store id. */
   readonly #removed = new Map<string, ServerId>()
+  /** Numbers that are being given, by store id: a registration may come again while the first one waits for the disk. */
+  readonly #enrolling = new Map<string, Promise<ServerId>>()
   #check: Timer
   #lastCheckMs: number
 
@@ -126,7 +136,7 @@ export class ServerTable {
     else {
       const { storeId } = request
       const adopted = request.serverId === 0 ? undefined : asServerId(request.serverId)
-      const id = await this.#options.enroll({ storeId, rack: address.rack, host: address.host, id: adopted })
+      const id = await this.#enroll({ storeId, rack: address.rack, host: address.host, id: adopted })
       // The same registration sent twice may have come first.
       server =
         this.#byStoreId.get(storeId) ??
@@ -308,6 +318,17 @@ export class ServerTable {
       'EPERM',
       `Server number ${alive.id} is running at ${address} already. Each chunk server needs an address of its own.`,
     )
+  }
+
+  #enroll(server: NewServer): Promise<ServerId> {
+    const { storeId } = server
+    const enrolling =
+      this.#enrolling.get(storeId) ??
+      this.#options.enroll(server).finally(() => {
+        this.#enrolling.delete(storeId)
+      })
+    this.#enrolling.set(storeId, enrolling)
+    return enrolling
   }
 
   #displaceOthers(server: Server): void {

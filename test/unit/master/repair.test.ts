@@ -300,6 +300,32 @@ t.test(
   },
 )
 
+t.test(
+  'seed 61158: a new server that registers again while the disk of the master is full gets one number',
+  async (t) => {
+    const cluster = await masterCluster(t, { servers: 1 })
+    const [server] = cluster.servers
+    const another = { storeId: 'another', serverId: 0 }
+    cluster.kv.failWrites(new PosixError('ENOSPC'))
+    const address = { serverId: 0, address: 'another:1', bulkAddress: '', rack: '', host: '' }
+    const first = server!.join({ ...another, address }).catch(() => undefined)
+    await cluster.clock.advance(500)
+    const second = server!.join({ ...another, address })
+    await cluster.clock.advance(500)
+    cluster.kv.failWrites(undefined)
+    await cluster.clock.advance(2000)
+    await first
+    const { serverId } = await second
+    await cluster.restart()
+    t.equal(
+      (await server!.join({ storeId: 'another', serverId, address })).serverId,
+      serverId,
+      'the master knows it by that',
+    )
+    t.equal((await cluster.status()).servers.length, 2)
+  },
+)
+
 t.test('a server that went silent and is heard again must register again', async (t) => {
   const cluster = await masterCluster(t, { servers: 0 })
   const server = await cluster.addServer()
