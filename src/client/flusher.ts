@@ -306,7 +306,7 @@ export class Flusher {
       finish,
     }
     inode.batches.push(batch)
-    if (inode.dirty.empty) keepTail(inode, data, size)
+    if (inode.dirty.empty) keepTail(inode, batch, size)
     inode.deciding = inode.deciding.then(() => this.#start(inode, batch))
   }
 
@@ -330,7 +330,7 @@ export class Flusher {
         }
         batch.data.fill(0n, planned.content)
         // Inline content is on the master's disk; power may fail before anybody syncs what replaces it.
-        if (planned.content.length > 0) batch.sync = true
+        if (planned.content.length > 0) syncAll(inode)
         inode.planned = { kind: 'extents' }
       }
       void this.#append(inode, batch)
@@ -508,8 +508,15 @@ const lossCode = (caught: unknown): ErrnoName => {
   return caught instanceof PosixError && (code === 'ENOSPC' || code === 'EFBIG' || code === 'EDQUOT') ? code : 'EIO'
 }
 
+/** Everything that is on its way and not appended yet, and what takes the place of that, is to be on disk before it is committed. */
+const syncAll = (inode: Inode): void => {
+  for (const batch of inode.batches) batch.sync = true
+  if (inode.tail !== undefined) inode.tail.synced = true
+  if (!inode.dirty.empty) inode.replacesSynced = true
+}
+
 /** Remembers the content of a partly filled last block, so that the next write at the end replaces its extent. */
-const keepTail = (inode: Inode, data: DirtyData, size: bigint): void => {
+const keepTail = (inode: Inode, { data, sync }: Batch, size: bigint): void => {
   inode.tail = undefined
   const length = Number(size % BigInt(blockBytes))
   if (length === 0) return
@@ -517,7 +524,7 @@ const keepTail = (inode: Inode, data: DirtyData, size: bigint): void => {
   const bytes = Buffer.alloc(length)
   let held = 0
   for (const part of data.parts(offset, length)) held += part.data.copy(bytes, Number(part.offset - offset))
-  if (held === length) inode.tail = { offset, data: bytes, synced: false }
+  if (held === length) inode.tail = { offset, data: bytes, synced: sync }
 }
 
 /** The batches at the front that can be committed together. */

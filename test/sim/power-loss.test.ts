@@ -10,7 +10,7 @@ const limitMs = 100_000
 /** Runs the first part, ends the power everywhere, starts everything again and runs the second part; both on the client that is asked for. */
 const throughBlackout = async (
   t: Test,
-  before: (mount: (client: number) => Mount) => Promise<void>,
+  before: (mount: (client: number) => Mount, sleep: (ms: number) => Promise<void>) => Promise<void>,
   after: (mount: (client: number) => Mount) => Promise<Buffer>,
   expected: Buffer,
 ): Promise<void> => {
@@ -18,7 +18,7 @@ const throughBlackout = async (
   for (let seed = 1; seed <= 4; seed++) {
     const mounts = new Map<number, Mount>()
     const cluster: SimulatedCluster = new SimulatedCluster(
-      { seed, servers: 3, clients: 2, config: { sessionLeaseMs: 2000 } },
+      { seed, servers: 3, clients: 2, config: { sessionLeaseMs: 2000, inlineBytesMax: 2000 } },
       {
         opened: (client, fileSystem, life) => {
           const excuses = { isErrorExcused: () => false, interruptsOneIn: () => 0 }
@@ -30,7 +30,10 @@ const throughBlackout = async (
     )
     const mount = (client: number): Mount => mounts.get(client)!
     await cluster.time.until(cluster.start(), limitMs)
-    await cluster.time.until(before(mount), limitMs)
+    await cluster.time.until(
+      before(mount, (ms) => cluster.time.sleep(ms)),
+      limitMs,
+    )
     cluster.blackout()
     await cluster.time.until(Promise.all(cluster.processes.map((process) => process.start())), limitMs)
     const read = await cluster.time.until(after(mount), limitMs)
@@ -95,6 +98,33 @@ t.test('content that was inline is on disk before it moves to a chunk', async (t
     content,
   )
 })
+
+/** Long enough that what is buffered is with the chunk servers and the master, and short enough that nobody has synced it. */
+const sentMs = 2500
+
+for (const [what, content] of [
+  ['its last block', Buffer.alloc(6000, 'synced ')],
+  ['an end that was inline', Buffer.alloc(500, 'synced ')],
+] as const) {
+  t.test(`seed 61878: synced data stays when ${what} is appended to again and again`, async (t) => {
+    await throughBlackout(
+      t,
+      async (mount, sleep) => {
+        const { handle } = await mount(0).create(mount(0).root, 'file', openFlags.readWrite)
+        await mount(0).write(handle, 0, content)
+        await mount(0).fsync(handle)
+        let at = content.length
+        for (const bytes of content.length < 4096 ? [2000, 100, 100] : [100, 100, 100]) {
+          await mount(0).write(handle, at, Buffer.alloc(bytes, 'lost '))
+          await sleep(sentMs)
+          at += bytes
+        }
+      },
+      (mount) => readBack(mount(1), 'file', content.length),
+      content,
+    )
+  })
+}
 
 t.test('seed 20: a copy that shares data that is not synced is synced with it', async (t) => {
   const content = Buffer.alloc(12_000, 'synced ')
