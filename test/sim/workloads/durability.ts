@@ -9,7 +9,7 @@ import type { Mount, Workload } from '../mount.ts'
 import type { SyncedCheck } from '../checkers/synced-data.ts'
 import type { SimulatedClient } from '../simulated-cluster.ts'
 
-const slots = 4
+const slots = 8
 const slotBytes = 6000
 const filesMax = 12
 
@@ -66,7 +66,7 @@ export class Durability implements Workload {
     const ino = (await mount.lookup(mount.root, file.name)).attributes.ino
     file.ino = ino
     await this.#write(mount, file, ino)
-    this.#lookAtDisks(files[random.below(files.length)]!, 'later')
+    for (const each of files) this.#lookAtDisks(each, 'later')
     if (random.below(4) === 0) await this.#look(mount)
   }
 
@@ -96,7 +96,7 @@ export class Durability implements Workload {
       await mount.write(handle, slot * bytes, data)
       file.latest = file.latest.with(slot, data)
     }
-    if (mount.random.below(4) > 0) {
+    if (mount.random.below(2) === 0) {
       // Long enough, now and then, that everything has been sent to the chunk servers before, unsynced.
       if (mount.random.below(4) === 0) await mount.think(2000)
       const losses = mount.client.sessionsLost
