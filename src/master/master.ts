@@ -230,7 +230,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
   })
 
   const gate: ChunkGate = {
-    locate: (chunk) => locate(chunks, servers, chunk),
+    locate: (chunk) => locate({ chunks, servers, repair }, chunk),
     appended: (results) => chunks.appended(results),
     freed: (chunk) => reclaim.freed(chunk),
     wanted: (chunk, number) => {
@@ -453,15 +453,20 @@ const isOn = (entry: ChunkEntry, server: ServerId): boolean =>
 /**
  * Addresses of valid replicas; of an open chunk that has none yet, where it was placed. When a sealed chunk has no valid replica left, as
  * after a loss of power everywhere that took its unsynced end, the others are told: what was synced is in them, and readers check each block.
+ * Not so while valid ones may be on servers that are away: readers would take for lost what is not in the others.
  */
-const locate = (chunks: ChunkMap, servers: ServerTable, chunk: bigint): ServerAddress[] => {
+const locate = (
+  { chunks, servers, repair }: { chunks: ChunkMap; servers: ServerTable; repair: Pick<Repair, 'ready'> },
+  chunk: bigint,
+): ServerAddress[] => {
   const entry = chunks.get(asChunkId(chunk))
   if (!entry) return []
   const addresses = (ids: readonly ServerId[]): ServerAddress[] =>
     ids.filter((id) => servers.isUp(id)).map((id) => servers.get(id)!.address)
-  const found = addresses(entry.replicas.filter((replica) => isValid(entry, replica)).map(({ server }) => server))
-  if (found.length > 0) return found
+  const valid = entry.replicas.filter((replica) => isValid(entry, replica))
+  if (valid.length > 0) return addresses(valid.map(({ server }) => server))
   if (!entry.sealed) return addresses(entry.allocated)
+  if (!repair.ready()) return []
   const byUse = entry.replicas.toSorted((a, b) => Number(a.corrupt) - Number(b.corrupt) || b.length - a.length)
   return addresses(byUse.map(({ server }) => server))
 }

@@ -484,6 +484,28 @@ t.test('locate gives valid replicas on servers that are up', async (t) => {
   t.ok(now.includes(3) && !now.includes(2))
 })
 
+t.test('seed 71461: a replica that is short is not told of while whole ones may be away', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3, config: { repairDelayMs: 60_000 } })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 8192)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  const [short, ...whole] = cluster.servers
+  const located = async (by: SessionClient): Promise<number[]> => {
+    const reply = expect(await by.request({ $case: 'locate', value: { chunkIds: [chunk] } }), 'locate')
+    return reply.locations[0]!.servers.map(({ serverId }) => serverId)
+  }
+  short!.set(chunk, { length: 4096, sealed: false })
+  for (const server of whole) await server.stop()
+  await cluster.restart()
+  const after = await beating(cluster)
+  await short!.join()
+  await cluster.until('every session is known', async () => (await cluster.status()).sessions.length === 1, 15)
+  t.same(await located(after), [], 'those that have it may yet come')
+  await cluster.clock.advance(60_000)
+  t.same(await located(after), [short!.serverId], 'what it has is there')
+})
+
 t.test('freed ranges are punched in each replica, and a dead chunk is deleted, across a restart too', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const client = await beating(cluster)
