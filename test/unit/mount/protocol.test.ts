@@ -65,7 +65,7 @@ t.test('INIT', (t) => {
   t.equal(
     encoded((view) => protocol.encodeInit(view, 0, result.init)),
     packed(
-      `07000000 2d000000 00000200 7bf47470 4000 3000 00001000 01000000 0001 0000 00000000 ${'00000000'.repeat(7)}`,
+      `07000000 2d000000 00000200 7bf4f470 4000 3000 00001000 01000000 0001 0000 00000000 ${'00000000'.repeat(7)}`,
     ),
   )
   const { flags } = result.init
