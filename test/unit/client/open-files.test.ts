@@ -98,17 +98,23 @@ const toWrite = async (fs: FileSystem, text: string): Promise<Handle> => {
   return (await fs.open(caller(), attributes.ino, O_RDWR)).handle
 }
 
+/** The first one has the directory to itself, or both share it. */
+const twoClients = async (t: Test, isShared: boolean) => {
+  const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: isShared ? 60_000 : 0 } })
+  const a = await cluster.mount()
+  const b = await cluster.mount()
+  await write(a, 'keeps the directory', name('x'))
+  if (isShared) await write(b, 'has it recalled', name('x'))
+  return { cluster, a, b }
+}
+
 for (const how of ['by unlink', 'by a rename over it'] as const) {
   for (const isShared of [false, true]) {
     const where = `directory ${isShared ? 'shared' : 'its own'}`
     t.test(
       `what a client wrote before it closed and removed a file ${how} is read where it is open; ${where}`,
       async (t) => {
-        const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: isShared ? 60_000 : 0 } })
-        const a = await cluster.mount()
-        const b = await cluster.mount()
-        await write(a, 'keeps the directory', name('x'))
-        if (isShared) await write(b, 'has it recalled', name('x'))
+        const { cluster, a, b } = await twoClients(t, isShared)
         for (const before of contents) {
           const after = Buffer.alloc(before.length + 1, 'after')
           const files = await filesOf(a)
@@ -128,11 +134,7 @@ for (const how of ['by unlink', 'by a rename over it'] as const) {
     )
 
     t.test(`what a client writes to a file that was removed ${how} is read where it is open; ${where}`, async (t) => {
-      const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: isShared ? 60_000 : 0 } })
-      const a = await cluster.mount()
-      const b = await cluster.mount()
-      await write(a, 'keeps the directory', name('x'))
-      if (isShared) await write(b, 'has it recalled', name('x'))
+      const { cluster, a, b } = await twoClients(t, isShared)
       for (const before of contents) {
         const after = Buffer.alloc(before.length + 1, 'after')
         const files = await filesOf(a)
