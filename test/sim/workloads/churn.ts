@@ -116,7 +116,10 @@ export class Churn implements Workload {
     const name = mount.random.below(2) === 0 && over !== file ? over.name : `f${++this.#made}`
     own.files.delete(file.name)
     own.files.delete(name)
+    const losses = mount.client.sessionsLost
     await mount.rename({ parent: own.directory, name: file.name }, { parent: own.directory, name }, 0)
+    // Neither name had the file when it would have been forgotten with the others.
+    if (losses !== mount.client.sessionsLost) file.content = undefined
     own.files.set(name, { ...file, name })
   }
 
