@@ -8,6 +8,7 @@ import type { Activity } from '../domain/activity.ts'
 import { PosixError, errnoOf } from '../domain/errors.ts'
 import { giveBackBuffer } from '../platform/buffer-pool.ts'
 import type { Clock } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { RequestIds, RequestLog } from '../platform/request-log.ts'
 import type { StreamHandler } from '../platform/transport.ts'
@@ -28,6 +29,7 @@ export interface DataServiceOptions {
   load: Load
   log: Log
   requestLog: RequestLog
+  faults?: Faults | undefined
 }
 
 /** What a caught value is to a client; a bug is told as EIO and logged. */
@@ -37,7 +39,7 @@ export const failureOf = (caught: unknown, log: Log, ids: RequestIds): Failure =
 }
 
 export const appendService = (options: DataServiceOptions): [string, StreamHandler] => {
-  const { store, load, log, requestLog } = options
+  const { store, load, log, requestLog, faults } = options
   return appendHandler((stream, peer) => ({
     message: (request) => {
       const { requestId, chunkId } = request
@@ -48,7 +50,8 @@ export const appendService = (options: DataServiceOptions): [string, StreamHandl
       store
         .append(request)
         .then(
-          (length) => {
+          async (length) => {
+            await faults?.point('chunk.append.ack')
             requestLog.ended({ startMs }, ids)
             stream.send({ requestId, failure: undefined, length })
           },

@@ -9,6 +9,7 @@ import type { ProtocolVersions } from '../domain/protocol-versions.ts'
 import { formatAddress, parseAddress, parseListenAddress } from '../platform/address.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { Disk } from '../platform/disk.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
 import { RequestLog } from '../platform/request-log.ts'
@@ -41,6 +42,7 @@ export interface ChunkServerOptions {
   rpc: Transport
   bulk: Transport
   log: Log
+  faults?: Faults
   /** Other versions of the protocol than this program's, for tests of mixed clusters. */
   protocol?: ProtocolVersions
 }
@@ -59,7 +61,7 @@ export interface RunningChunkServer extends Running {
 
 /** UsageError: the data directory, an address or the master does not fit. The transports stay the caller's to close. */
 export const startChunkServer = async (options: ChunkServerOptions): Promise<RunningChunkServer> => {
-  const { dataDirectory, clock, random, disk, rpc, bulk, log } = options
+  const { dataDirectory, clock, random, disk, rpc, bulk, log, faults } = options
   const { host } = parseListenAddress(options.listenAddress)
   if (host === '0.0.0.0' || host === '::') {
     throw new UsageError(
@@ -80,9 +82,9 @@ export const startChunkServer = async (options: ChunkServerOptions): Promise<Run
   }
   try {
     const load: Load = { count: 0, activity: new Activity(), clock }
-    const forClients = { store, load, log, requestLog: new RequestLog(log, clock) }
+    const forClients = { store, load, log, requestLog: new RequestLog(log, clock), faults }
     const stream: Services['stream'] = new Map([appendService(forClients), readService(forClients)])
-    const unary = chunkStoreService({ store, rpc, bulk, clock, log })
+    const unary = chunkStoreService({ store, rpc, bulk, clock, log, faults })
     const rpcListener = await rpc.listen(options.listenAddress, { unary, stream })
     listeners.push(rpcListener)
     const bulkListener = await bulk.listen(formatAddress({ host, port: 0 }), { unary: new Map(), stream })
@@ -118,6 +120,7 @@ export const startChunkServer = async (options: ChunkServerOptions): Promise<Run
       rpc,
       clock,
       log,
+      faults,
       load,
       masterAddress: options.masterAddress,
       protocol: options.protocol,

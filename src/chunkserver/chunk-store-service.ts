@@ -11,7 +11,7 @@ export const copiesMax = 16
 const path = (method: { name: string }): string => methodPath(ChunkStoreDefinition, method)
 
 export const chunkStoreService = (options: CopyOptions): Map<string, UnaryHandler> => {
-  const { store } = options
+  const { store, faults } = options
   const { methods } = ChunkStoreDefinition
   const copies = new Map<string, Promise<void>>()
 
@@ -31,6 +31,7 @@ export const chunkStoreService = (options: CopyOptions): Map<string, UnaryHandle
       path(methods.copy),
       unaryHandler(methods.copy, async (request, signal) => {
         await copy(request, signal)
+        await faults?.point('chunk.copy.ack')
         return {}
       }),
     ],
@@ -52,6 +53,7 @@ export const chunkStoreService = (options: CopyOptions): Map<string, UnaryHandle
       path(methods.delete),
       unaryHandler(methods.delete, async ({ chunkIds }) => {
         for (const chunkId of chunkIds) await store.delete(chunkId)
+        await faults?.point('chunk.delete.ack')
         return {}
       }),
     ],

@@ -6,6 +6,7 @@ import { PosixError, UnavailableError } from '../domain/errors.ts'
 import { blockBytes, chunkBytes, transferBytesMax } from '../domain/limits.ts'
 import { giveBackBuffer } from '../platform/buffer-pool.ts'
 import type { Clock } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { Transport } from '../platform/transport.ts'
 import type { CopyRequest } from '../protocol/gen/shoal/v1/chunk_store.pb.ts'
@@ -23,6 +24,7 @@ export interface CopyOptions {
   rpc: Transport
   clock: Clock
   log: Log
+  faults?: Faults | undefined
 }
 
 /**

@@ -13,6 +13,7 @@
 import { PosixError, UnavailableError, UsageError } from '../domain/errors.ts'
 import { isSpoken, protocolVersions, versionsToSend, type ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { Transport } from '../platform/transport.ts'
 import { ClusterDefinition, type RegisterReply } from '../protocol/gen/shoal/v1/cluster.pb.ts'
@@ -34,6 +35,7 @@ export interface MasterLinkOptions {
   rpc: Transport
   clock: Clock
   log: Log
+  faults?: Faults | undefined
   load: Load
   masterAddress: string
   address: ServerAddress
@@ -69,6 +71,7 @@ export class MasterLink {
     while (!this.#stop.signal.aborted) {
       try {
         const registration = await this.#register()
+        await this.#options.faults?.point('chunk.report')
         await this.#report(registration)
         this.#answered()
         this.#attempted()

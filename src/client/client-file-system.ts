@@ -18,6 +18,7 @@ import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
 import { blockBytes, chunkBytes, nameBytesMax } from '../domain/limits.ts'
 import type { Clock } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { Push } from '../protocol/gen/shoal/v1/session.pb.ts'
 import { AppendQueue } from './append-queue.ts'
@@ -106,6 +107,7 @@ export interface ClientFileSystemOptions {
   accessTimes: AccessTimePolicy
   caching: Caching
   locations: Locations
+  faults?: Faults | undefined
 }
 
 export class ClientFileSystem implements FileSystem {
@@ -126,14 +128,17 @@ export class ClientFileSystem implements FileSystem {
   readonly figures: () => ClientFigures
   #closing: Promise<void> | undefined
 
-  constructor({ clock, log, limits, accessTimes, caching, locations }: ClientFileSystemOptions) {
+  constructor({ clock, log, limits, accessTimes, caching, locations, faults }: ClientFileSystemOptions) {
     const core = new ClientCore({
       clock,
       log,
       limits,
       accessTimes,
       caching,
-      reduce: (ino) => this.#reduce(ino),
+      reduce: async (ino) => {
+        await faults?.point('client.lease.reduce')
+        await this.#reduce(ino)
+      },
       flush: (inode) => this.#flusher.flush(inode, { sync: false }),
       abandon: (inode) => this.#flusher.abandon(inode),
       failed: (failures) => this.#journalFailed(failures),
@@ -166,6 +171,7 @@ export class ClientFileSystem implements FileSystem {
     const flusher = new Flusher({
       clock,
       log,
+      faults,
       inodes,
       budget,
       appends: new AppendQueue({

@@ -23,6 +23,7 @@ import { blockBytes } from '../domain/limits.ts'
 import { laterOf } from '../domain/time.ts'
 import type { Timespec } from '../domain/time.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { CommitRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { AppendedParts, AppendQueue } from './append-queue.ts'
@@ -76,6 +77,7 @@ export interface Batch {
 export interface FlusherOptions {
   clock: Clock
   log: Log
+  faults?: Faults | undefined
   inodes: Inodes
   budget: ByteBudget
   appends: AppendQueue
@@ -141,7 +143,9 @@ export class Flusher {
     this.freeze(inode, options)
     if (options.sync && inode.tail !== undefined) inode.tail.synced = true
     await Promise.all(inode.batches.map(({ done }) => done))
-    if (options.sync) await this.#sync(inode)
+    if (!options.sync) return
+    await this.#options.faults?.point('client.commit.sync')
+    await this.#sync(inode)
   }
 
   /** What is on its way is committed or has failed; what is dirty stays. */
@@ -356,12 +360,13 @@ export class Flusher {
   }
 
   async #append(inode: Inode, batch: Batch): Promise<void> {
-    const { appends, clock, log, unsynced, locations } = this.#options
+    const { appends, clock, log, faults, unsynced, locations } = this.#options
     const parts: FilePart[] = batch.data.pieces()
     const copies = inode.attributes?.copies ?? this.#options.copies()
     for (let attempt = 0; batch.phase.kind === 'appending'; attempt++) {
       try {
         const appended = await appends.append(parts, { copies, sync: batch.sync })
+        await faults?.point('client.append.commit')
         for (const chunkId of appended.chunkIds) {
           const servers = appended.locations.get(chunkId)
           if (servers !== undefined) locations.set(chunkId, servers)

@@ -4,6 +4,7 @@ import type { AccessTimePolicy } from '../domain/access-time.ts'
 import { UsageError } from '../domain/errors.ts'
 import type { ProtocolVersions } from '../domain/protocol-versions.ts'
 import type { Clock } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
 import type { Transport } from '../platform/transport.ts'
@@ -37,6 +38,7 @@ export interface OpenFileSystemOptions {
   /** Framed TCP to chunk servers. */
   bulk: Transport
   log: Log
+  faults?: Faults
   limits?: Partial<FileSystemLimits>
   /** Which readings are noted as atime; default: relatime. */
   accessTimes?: AccessTimePolicy
@@ -64,6 +66,7 @@ export const openFileSystem = async (options: OpenFileSystemOptions): Promise<Cl
     accessTimes: options.accessTimes ?? relatime,
     caching,
     locations,
+    faults: options.faults,
   })
   const giveUp = new AbortController()
   const timer = clock.after(options.connectMs ?? connectMsDefault, () => giveUp.abort())

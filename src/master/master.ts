@@ -10,6 +10,7 @@ import { protocolVersions, type ProtocolVersions } from '../domain/protocol-vers
 import { version } from '../domain/version.ts'
 import type { Clock } from '../platform/clock.ts'
 import type { DiskSpace } from '../platform/disk.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { KvEngine } from '../platform/kv-engine.ts'
 import type { Log } from '../platform/log.ts'
 import { RequestLog } from '../platform/request-log.ts'
@@ -84,6 +85,7 @@ export interface MasterOptions {
   listenAddress: string
   config?: MasterConfig
   log: Log
+  faults?: Faults
   /** Of the disk that the store is on. */
   space?: () => Promise<DiskSpace>
   /** Told of every request of a session that was answered. */
@@ -109,7 +111,7 @@ const recordsPerPage = 4096
 
 /** UsageError: a configuration that cannot be, an address that cannot be listened on, a store of another format. */
 export const startMaster = async (options: MasterOptions): Promise<RunningMaster> => {
-  const { kv, clock, random, rpc, log } = options
+  const { kv, clock, random, rpc, log, faults } = options
   const config = checked(options.config ?? {})
   const placement = placementNamed(config.placement, random)
   const startMs = clock.nowMs()
@@ -218,6 +220,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     clock,
     random,
     log,
+    faults,
     leaseMs: config.sessionLeaseMs,
     release: (session) => {
       leases.dropSession(session)
@@ -291,6 +294,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     clock,
     log,
     requestLog: new RequestLog(log, clock),
+    faults,
     store,
     sessions,
     leases,

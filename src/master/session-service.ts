@@ -17,6 +17,7 @@ import type { OperationObserver } from '../domain/operation-times.ts'
 import type { LockWish } from '../domain/range-locks.ts'
 import { lockEndMax } from '../domain/range-locks.ts'
 import type { Clock } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { RequestLog } from '../platform/request-log.ts'
 import type { StreamHandler } from '../platform/transport.ts'
@@ -68,6 +69,7 @@ export interface SessionServiceOptions {
   clock: Clock
   log: Log
   requestLog: RequestLog
+  faults?: Faults | undefined
   store: Store
   sessions: SessionTable
   leases: LeaseTable
@@ -335,6 +337,7 @@ const answer = async (
     if (session.state === 'ending') throw new PosixError('ESTALE', 'the session has ended')
     for (let tries = 1; ; tries++) {
       const result = await execute(options, session, request, progress)
+      await options.faults?.point('master.request.answer')
       if (bringsItsLeases(options.leases, session.id, result)) return result
       // The lease was dropped while the reply was on its way here.
       if (request.op?.$case !== 'getExtents' && request.op?.$case !== 'acquireLease') return result

@@ -23,6 +23,7 @@ import { PosixError } from '../domain/errors.ts'
 import type { Ino, SessionId } from '../domain/ids.ts'
 import { asSessionId } from '../domain/ids.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
+import type { Faults } from '../platform/faults.ts'
 import type { Log } from '../platform/log.ts'
 import type { Random } from '../platform/random.ts'
 import type { Reply } from '../protocol/gen/shoal/v1/session.pb.ts'
@@ -93,6 +94,7 @@ export interface SessionTableOptions {
   clock: Clock
   random: Random
   log: Log
+  faults?: Faults | undefined
   leaseMs: number
   /** Frees what a session holds, at once: leases, locks, open files. */
   release: (session: SessionId) => void
@@ -236,10 +238,11 @@ export class SessionTable {
   }
 
   async #end(session: Session, wasRecovering: boolean, others: Promise<void>[]): Promise<void> {
-    const { store, release, log } = this.#options
+    const { store, release, log, faults } = this.#options
     const ended = { ...session.record, secret: noSecret }
     try {
       await store.execute((tx) => tx.put(sessionTable, session.id, ended), { mayUseReserve: true })
+      await faults?.point('master.session.ended')
       if (wasRecovering) this.#recoveredOne()
       release(session.id)
       await Promise.all(others)

@@ -3,6 +3,7 @@
  * for a while. What is broken is mended before a program would have to give up.
  */
 import { PosixError } from '../../src/domain/errors.ts'
+import { faultPoints } from '../../src/platform/faults.ts'
 import type { Random } from '../../src/platform/random.ts'
 import type { SimulatedCluster } from './simulated-cluster.ts'
 import type { SimulatedProcess } from './simulated-process.ts'
@@ -30,6 +31,8 @@ export const faultKinds = [
   'master write error',
   'client killed amid slow reads',
   'wall clock stepped',
+  'killed at a point',
+  'held at points',
 ] as const
 
 /** Every run with faults has one of these: what a death leaves behind is where most promises are kept or broken. */
@@ -266,6 +269,19 @@ export class Nemesis {
       case 'wall clock stepped': {
         const { clock } = this.#pick(processes)
         if (clock !== undefined) clock.wallStepMs += random.below(20_000_000) - 10_000_000
+        return
+      }
+      case 'killed at a point': {
+        const { traps } = this.#cluster
+        const victim = await traps.victimAt(this.#pick(faultPoints), this.#spellMs())
+        if (victim !== undefined) await this.#down(victim, 'kill')
+        return
+      }
+      case 'held at points': {
+        const { traps } = this.#cluster
+        traps.hold({ oneIn: 1 + random.below(8), msMax: 10 + random.below(500) })
+        await time.sleep(this.#spellMs())
+        traps.hold(undefined)
       }
     }
   }

@@ -23,6 +23,7 @@ import { simulatedDisk } from '../lib/simulated-disk.ts'
 import type { DiskTime, SimulatedDisk } from '../lib/simulated-disk.ts'
 import { SimulatedNetwork } from '../lib/simulated-network.ts'
 import { Life, rateSpread, SimulatedTime } from '../lib/simulated-time.ts'
+import { FaultTraps } from './fault-traps.ts'
 import { SimulatedProcess } from './simulated-process.ts'
 import type { Role, Started, Surroundings } from './simulated-process.ts'
 import { Trace } from './trace.ts'
@@ -77,7 +78,7 @@ class MasterRole implements Role {
     this.kv = memoryKv(wait)
   }
 
-  async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
+  async start({ life, clock, random, log, faults, transport }: Started): Promise<{ ended: Promise<unknown> }> {
     this.#life = life
     const master = await startMaster({
       kv: this.#results.watched(this.kv),
@@ -87,6 +88,7 @@ class MasterRole implements Role {
       listenAddress: masterAddress,
       config: this.#config,
       log,
+      faults,
     })
     return { ended: master.closed }
   }
@@ -137,7 +139,7 @@ class ServerRole implements Role {
     this.disk = this.#newDisk()
   }
 
-  async start({ life, clock, random, log, transport }: Started): Promise<{ ended: Promise<unknown> }> {
+  async start({ life, clock, random, log, faults, transport }: Started): Promise<{ ended: Promise<unknown> }> {
     this.#life = life
     const both = transport()
     const server = await startChunkServer({
@@ -152,6 +154,7 @@ class ServerRole implements Role {
       rpc: both,
       bulk: both,
       log,
+      faults,
     })
     return { ended: server.closed }
   }
@@ -204,7 +207,7 @@ export class SimulatedClient {
     this.index = index
     this.host = `client${index}`
     const role: Role = {
-      start: async ({ life, clock, random, log, transport }) => {
+      start: async ({ life, clock, random, log, faults, transport }) => {
         const both = transport()
         const fileSystem = await openFileSystem({
           masterAddress,
@@ -216,6 +219,7 @@ export class SimulatedClient {
           rpc: both,
           bulk: both,
           log,
+          faults,
           limits,
         })
         this.fileSystem = fileSystem
@@ -243,6 +247,7 @@ export class SimulatedCluster {
   readonly time = new SimulatedTime()
   readonly trace: Trace
   readonly network: SimulatedNetwork
+  readonly traps: FaultTraps
   readonly random: Random
   readonly violations: string[] = []
   readonly #stopAtFirst: boolean
@@ -263,10 +268,12 @@ export class SimulatedCluster {
       random: seededRandom(this.random.below(2 ** 32)),
       delivered: (text) => this.trace.line('net', text),
     })
+    this.traps = new FaultTraps(this.time, seededRandom(this.random.below(2 ** 32)))
     const around: Surroundings = {
       time: this.time,
       network: this.network,
       trace: this.trace,
+      traps: this.traps,
       random: seededRandom(this.random.below(2 ** 32)),
       violation: (what) => this.violation(what),
     }

@@ -5,6 +5,7 @@
  * Fault model: kill ends the process, its machine and disk live on; power ends the machine, with what its disk had not synced; pause stops
  * the process for a while. A life that was ended never acts again.
  */
+import type { FaultPoint, Faults } from '../../src/platform/faults.ts'
 import type { Log, LogFields } from '../../src/platform/log.ts'
 import type { Random } from '../../src/platform/random.ts'
 import type { Transport } from '../../src/platform/transport.ts'
@@ -12,6 +13,7 @@ import { seededRandom } from '../lib/seeded-random.ts'
 import type { SimulatedNetwork } from '../lib/simulated-network.ts'
 import { Life, rateSpread, SimulatedClock } from '../lib/simulated-time.ts'
 import type { SimulatedTime } from '../lib/simulated-time.ts'
+import type { FaultTraps } from './fault-traps.ts'
 import { fieldsText } from './trace.ts'
 import type { Trace } from './trace.ts'
 
@@ -19,6 +21,7 @@ export interface Surroundings {
   time: SimulatedTime
   network: SimulatedNetwork
   trace: Trace
+  traps: FaultTraps
   random: Random
   /** Something that must never happen has happened. */
   violation: (what: string) => void
@@ -30,6 +33,7 @@ export interface Started {
   clock: SimulatedClock
   random: Random
   log: Log
+  faults: Faults
   transport: () => Transport
 }
 
@@ -73,7 +77,7 @@ export class SimulatedProcess {
   start(): Promise<void> {
     this.isDown = false
     this.#around.network.silentHosts.delete(this.name)
-    const { time, network, random, trace } = this.#around
+    const { time, network, random, trace, traps } = this.#around
     trace.line(this.name, 'starts')
     const life = new Life(this.name)
     const own = seededRandom(random.below(2 ** 32))
@@ -90,6 +94,7 @@ export class SimulatedProcess {
       clock,
       random: own,
       log: this.#log(life, {}),
+      faults: { point: (name: FaultPoint) => traps.passed(this, life, name) },
       transport: () => network.transport(this.name, life),
     }
     this.#serving = new Promise((resolve) => {
