@@ -26,8 +26,13 @@ export interface Replica {
 export interface ChunkEntry {
   readonly id: ChunkId
   copies: number
-  /** Committed bytes. Of an open chunk: as far as replicas acknowledged commits since the master's start. */
+  /**
+   * What its replicas are to hold: the committed bytes (of an open chunk: as far as replicas acknowledged commits since the master's
+   * start), or less when it is `cut`.
+   */
   length: number
+  /** Committed bytes of a sealed chunk whose end is on no disk any more: it is kept as far as a replica has it. */
+  cut: number | undefined
   sealed: boolean
   /** A sealed replica with more than the committed bytes is valid too. */
   readonly mayBeLonger: boolean
@@ -66,6 +71,9 @@ export const isValid = (entry: ChunkEntry, replica: Replica): boolean => {
   if (replica.corrupt || replica.length < entry.length) return false
   return !entry.sealed || replica.length === entry.length || !replica.sealed || entry.mayBeLonger
 }
+
+/** It is what it is to become. Of a chunk that is cut some replica may hold good blocks behind a bad one; sealing would take them away. */
+export const isFinished = (entry: ChunkEntry, replica: Replica): boolean => replica.sealed || entry.cut !== undefined
 
 const noOne = asSessionId(0n)
 
@@ -122,6 +130,7 @@ export class ChunkMap {
       id,
       copies: record.copies,
       length: record.committedBytes,
+      cut: undefined,
       sealed: record.sealed,
       mayBeLonger: this.#options.isRestored === true,
       owner: record.sealed ? noOne : record.owner,
@@ -229,7 +238,27 @@ export class ChunkMap {
       known.sealed = replica.sealed
       known.corrupt = replica.corrupt
       this.#tally(known, 1)
+      regrow(entry, known)
     })
+  }
+
+  /**
+   * No server has the chunk wholly, and none that might is away: what the longest replica has is what is left. False: there is nothing to
+   * keep, or a corrupt replica has more, of which some blocks may be good.
+   */
+  cut(id: ChunkId): boolean {
+    let isLeft = false
+    this.#change(id, (entry) => {
+      const committed = entry.cut ?? entry.length
+      const longest = (isCorrupt: boolean): number =>
+        Math.max(0, ...entry.replicas.filter(({ corrupt }) => corrupt === isCorrupt).map(({ length }) => length))
+      const length = longest(false)
+      if (!entry.sealed || length === 0 || length >= committed || longest(true) > length) return
+      entry.cut = committed
+      entry.length = length
+      isLeft = true
+    })
+    return isLeft
   }
 
   /** The server has no such replica any more. */
@@ -348,6 +377,7 @@ export class ChunkMap {
   #addReplica(entry: ChunkEntry, replica: Replica): void {
     entry.replicas.push(replica)
     this.#tally(replica, 1)
+    regrow(entry, replica)
   }
 
   #tallyOf(server: ServerId): { replicas: number; corrupt: number; placed: number } {
@@ -404,11 +434,18 @@ export class ChunkMap {
   }
 }
 
+/** One has come that has more of the chunk than was left of it. */
+const regrow = (entry: ChunkEntry, { corrupt, length }: Replica): void => {
+  if (entry.cut === undefined || corrupt || length <= entry.length) return
+  entry.length = Math.min(length, entry.cut)
+  if (entry.length === entry.cut) entry.cut = undefined
+}
+
 /** A sealed chunk with too few or too many valid replicas where they can stay, with bad ones, or with some that are not sealed yet. */
 const needsAttention = (entry: ChunkEntry): boolean => {
   if (!entry.sealed) return false
   if (entry.staying !== entry.copies || entry.valid !== entry.staying) return true
-  return entry.replicas.some((replica) => !replica.sealed || !isValid(entry, replica))
+  return entry.replicas.some((replica) => !isFinished(entry, replica) || !isValid(entry, replica))
 }
 
 const unknownKey = (server: ServerId, chunk: ChunkId): string => `${server}/${chunk}`

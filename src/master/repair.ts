@@ -6,6 +6,9 @@
  * drained. A bad one is replaced in its place where no other server can take a copy.
  * Invariant: nothing is copied or removed before each known server has reported, or has been away for `repairDelayMs`: a master that has
  * just started knows of no replica.
+ *
+ * A loss of power everywhere can take the unsynced end of a chunk from all replicas. When it is certain that nobody has it, what the longest
+ * replica has is brought to the number of copies.
  */
 import { PosixError } from '../domain/errors.ts'
 import type { ChunkId, ServerId } from '../domain/ids.ts'
@@ -13,7 +16,7 @@ import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { RepairStatus } from '../protocol/gen/shoal/v1/admin.pb.ts'
 import type { ChunkEntry, ChunkMap, Replica } from './chunk-map.ts'
-import { isValid } from './chunk-map.ts'
+import { isFinished, isValid } from './chunk-map.ts'
 import type { ChunkServers } from './chunk-servers.ts'
 import type { Placement } from './placement/placement.ts'
 import type { Server, ServerTable } from './servers.ts'
@@ -73,6 +76,8 @@ export class Repair {
   readonly #events: RepairEvent[] = []
   /** Replicas that go once another server has taken a copy. */
   readonly #moves = new Map<ChunkId, ServerId>()
+  /** Chunks of which no server has all, though every server is there: since when. */
+  readonly #cutSinceMs = new Map<ChunkId, number>()
   readonly #finished: { atMs: number; bytes: number }[] = []
   #timer: Timer | undefined
   #closed = false
@@ -189,7 +194,8 @@ export class Repair {
   #sealReplicas(entry: ChunkEntry): void {
     for (const replica of entry.replicas) {
       if (this.#seals >= sealsMax) return
-      if (replica.sealed || !isValid(entry, replica) || !this.#options.servers.isUp(replica.server)) continue
+      if (isFinished(entry, replica) || !isValid(entry, replica) || !this.#options.servers.isUp(replica.server))
+        continue
       this.#start(`seal/${entry.id}/${replica.server}`, async () => {
         this.#seals++
         try {
@@ -233,19 +239,38 @@ export class Repair {
       else if (valid && !server.draining && clock.nowMs() - server.lastSeenMs < repairDelayMs) expected++
     }
     const staying = good.filter((replica) => servers.isStaying(replica.server))
-    const sealedGood = staying.filter(({ sealed }) => sealed)
+    const sealedGood = staying.filter((replica) => isFinished(entry, replica))
     if (sealedGood.length >= entry.copies) {
       for (const replica of bad) this.#remove(entry, replica, replica.corrupt ? 'corrupt' : 'bad')
       for (const replica of good) if (!servers.isStaying(replica.server)) this.#remove(entry, replica, 'drained')
       if (bad.length === 0 && sealedGood.length > entry.copies) this.#removeSurplus(entry, sealedGood)
       return
     }
-    if (good.length === 0) return
+    if (good.length === 0) return this.#cut(entry)
+    this.#cutSinceMs.delete(entry.id)
     let running = 0
     for (const copy of this.#copies.values()) if (copy.chunk === entry.id) running++
     for (let missing = entry.copies - staying.length - expected - running; missing > 0; missing--) {
       if (!this.#copy(entry, good, bad)) return
     }
+  }
+
+  /** Not at once: a replica that is looked at again right now may have more. */
+  #cut(entry: ChunkEntry): void {
+    const { clock, chunks, servers, log, repairDelayMs } = this.#options
+    if (!servers.complete()) {
+      this.#cutSinceMs.delete(entry.id)
+      return
+    }
+    const sinceMs = this.#cutSinceMs.get(entry.id)
+    if (sinceMs === undefined) this.#cutSinceMs.set(entry.id, clock.nowMs())
+    if (sinceMs === undefined || clock.nowMs() - sinceMs < repairDelayMs || !chunks.cut(entry.id)) return
+    this.#cutSinceMs.delete(entry.id)
+    log.error('no server has all of a chunk; the rest of it is kept', {
+      chunk: entry.id,
+      committed: entry.cut,
+      kept: entry.length,
+    })
   }
 
   #removeSurplus(entry: ChunkEntry, good: readonly Replica[]): void {
@@ -271,7 +296,11 @@ export class Repair {
     if (this.isCopying(entry.id)) return
     this.#start(`remove/${entry.id}/${server}`, async () => {
       const others = entry.replicas.filter(
-        (other) => other.server !== server && other.sealed && isValid(entry, other) && servers.isStaying(other.server),
+        (other) =>
+          other.server !== server &&
+          isFinished(entry, other) &&
+          isValid(entry, other) &&
+          servers.isStaying(other.server),
       )
       if (others.length < entry.copies || chunks.get(entry.id) !== entry) return
       await chunkServers.delete(server, [entry.id])

@@ -113,6 +113,12 @@ export const mutations: readonly Mutation[] = [
     replace: 'const enough = held >= 1',
   },
   {
+    name: 'a chunk whose end was lost everywhere is given up',
+    file: 'src/master/repair.ts',
+    find: 'if (good.length === 0) return this.#cut(entry)',
+    replace: 'if (good.length === 0) return',
+  },
+  {
     name: 'lost replicas are not made again',
     file: 'src/master/repair.ts',
     find: 'if (sources.length === 0) return false',

@@ -2,7 +2,7 @@
  * One run: a cluster from a seed, programs on its clients, faults for a while, then a quiet period and all checks.
  */
 import { seededRandom } from '../lib/seeded-random.ts'
-import { replicaProblems, storeProblems } from './checkers/store-check.ts'
+import { keptProblems, replicaProblems, storeProblems } from './checkers/store-check.ts'
 import { syncedCheck } from './checkers/synced-data.ts'
 import type { Synced } from './checkers/synced-data.ts'
 import { LifeEnded, Mount } from './mount.ts'
@@ -227,15 +227,20 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
       for (const mount of present) await mount.call('close', (fs) => fs.close(), { interruptible: false })
     }
     await cluster.time.until(check(), checkLimitMs)
-    // What was not synced may have left chunks shorter than they were said to be; that is for good.
-    if (blackout) return finish()
-    await cluster.time.until(quiet(cluster, 15_000), quietLimitMs)
+    await cluster.time.until(quiet(cluster, { calmMs: 15_000, blackout }), quietLimitMs)
+    if (blackout) {
+      // What was not synced may have left chunks shorter than they were said to be; that is for good.
+      const disks = cluster.servers.map(({ role }) => role.disk)
+      const problems = losesCopies ? [] : keptProblems(cluster.masterRole.kv.entries(), disks, chunkRoot)
+      for (const problem of problems) cluster.violation(problem)
+      return finish()
+    }
     // What is on the disks is what their servers find there when they start.
     for (const { process } of cluster.servers) {
       process.end('kill')
       void process.start()
     }
-    await cluster.time.until(quiet(cluster, 3_000), quietLimitMs)
+    await cluster.time.until(quiet(cluster, { calmMs: 3_000, blackout }), quietLimitMs)
     const entries = cluster.masterRole.kv.entries()
     const disks = cluster.servers.map(({ role }) => ({ name: role.host, disk: role.disk }))
     const flips =
@@ -252,8 +257,11 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
   return finish()
 }
 
-/** Waits until the master says that nothing is left to do, for a while without a break. */
-const quiet = async (cluster: SimulatedCluster, calmMs: number): Promise<void> => {
+/** Waits until the master says that nothing is left to do, for a while without a break. After a blackout nothing may be left of some chunks. */
+const quiet = async (
+  cluster: SimulatedCluster,
+  { calmMs, blackout }: { calmMs: number; blackout: boolean },
+): Promise<void> => {
   const endMs = cluster.time.nowMs + quietLimitMs - 10_000
   let last = ''
   for (let since = cluster.time.nowMs; cluster.time.nowMs - since < calmMs;) {
@@ -265,11 +273,11 @@ const quiet = async (cluster: SimulatedCluster, calmMs: number): Promise<void> =
         : { ...status.chunks, punches: status.punchesPending, sessions: status.sessions.length }
     const isDone =
       status?.chunks !== undefined &&
-      status.chunks.underReplicated === 0n &&
+      status.chunks.underReplicated === status.chunks.lost &&
       status.chunks.overReplicated === 0n &&
-      status.chunks.lost === 0n &&
+      (status.chunks.lost === 0n || blackout) &&
       status.chunks.open === 0n &&
-      status.punchesPending === 0n &&
+      (status.punchesPending === 0n || status.chunks.lost > 0n) &&
       status.orphans === 0n &&
       status.sessions.length === 0
     last =

@@ -3,6 +3,7 @@
  * every block that an extent touches is there in each replica with the same bytes, and nothing else is.
  */
 import { crc32c } from '@node-rs/crc32'
+import { chunkPath } from '../../../src/chunkserver/scan.ts'
 import { dataStart, decodeHeader, entryBytes, headerBytes, tableStart } from '../../../src/chunkserver/format.ts'
 import { blockBytes, blocksPerChunk } from '../../../src/domain/limits.ts'
 import {
@@ -124,6 +125,37 @@ export const storeProblems = (entries: readonly KvEntry[]): string[] => {
   return problems
 }
 
+/** A block of a chunk's file if it is what its checksum says. */
+const goodBlock = (content: Buffer, block: number): Buffer | undefined => {
+  const at = dataStart + block * blockBytes
+  const bytes = content.subarray(at, at + blockBytes)
+  const isGood = bytes.length === blockBytes && crc32c(bytes) === content.readUInt32LE(tableStart + block * entryBytes)
+  return isGood ? bytes : undefined
+}
+
+/** After the ends of chunks were lost everywhere: of what is in use, whatever the longest replica has must be in all that there should be. */
+export const keptProblems = (
+  entries: readonly KvEntry[],
+  disks: readonly SimulatedDisk[],
+  chunkRoot: string,
+): string[] => {
+  const problems: string[] = []
+  const touched = touches(entries)
+  for (const [id, { copies }] of records(entries, chunkTable)) {
+    const inUse = [...(touched.get(id) ?? []).entries()].flatMap(([block, count]) => (count > 0 ? [block] : []))
+    const contents = disks.flatMap((disk) => disk.content(chunkPath(chunkRoot, id)) ?? [])
+    const kept = contents.map((content) => {
+      const firstBad = inUse.findIndex((block) => goodBlock(content, block) === undefined)
+      return firstBad < 0 ? inUse.length : firstBad
+    })
+    const most = Math.max(0, ...kept)
+    const enough = kept.filter((blocks) => blocks === most).length
+    if (most > 0 && enough < copies)
+      problems.push(`${most} blocks of chunk ${id} are left, and on ${enough} disks instead of ${copies}`)
+  }
+  return problems
+}
+
 /**
  * What is wrong with the replicas of what the store has. Where bits were flipped there may be damage that nobody has read yet, as long as
  * its checksum shows it.
@@ -173,11 +205,8 @@ export const replicaProblems = (
       if (counts[block] === 0) continue
       const good: Buffer[] = []
       for (const { name, content } of held) {
-        const at = dataStart + block * blockBytes
-        const bytes = content.subarray(at, at + blockBytes)
-        const entryAt = tableStart + block * entryBytes
-        const isGood = bytes.length === blockBytes && crc32c(bytes) === content.readUInt32LE(entryAt)
-        if (isGood) good.push(bytes)
+        const bytes = goodBlock(content, block)
+        if (bytes !== undefined) good.push(bytes)
         else if (name !== flipped) problems.push(`block ${block} of chunk ${id} on ${name} does not match its checksum`)
       }
       if (good.some((bytes) => !bytes.equals(good[0]!))) {

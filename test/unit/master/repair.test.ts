@@ -506,6 +506,55 @@ t.test('seed 71461: a replica that is short is not told of while whole ones may 
   t.same(await located(after), [short!.serverId], 'what it has is there')
 })
 
+t.test('a chunk whose end was lost everywhere is kept as far as a server has it', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const { chunk, servers } = await writeFile(cluster, client, 'f', 16_384)
+  const holders = cluster.servers.filter(({ serverId }) => servers.includes(serverId))
+  // The power failed everywhere before the end was synced.
+  for (const [index, server] of holders.entries()) server.set(chunk, { length: 4096 * (index + 1) })
+  await cluster.restart()
+  for (const server of holders) await server.join()
+  await beating(cluster)
+  await cluster.clock.advance(60_000)
+  t.equal((await cluster.status()).chunks!.lost, 1n)
+  t.notOk(
+    cluster.servers.some(({ asked }) => asked.some((what) => what.startsWith('copy'))),
+    'a server is away that may have more',
+  )
+
+  await cluster.servers.find(({ serverId }) => !servers.includes(serverId))!.join()
+  const kept = (): number[] => cluster.servers.map(({ replicas }) => replicas.get(chunk)?.length ?? 0)
+  await cluster.until('there are enough copies', () => kept().filter((length) => length === 12_288).length === 3, 60)
+  await cluster.clock.advance(10_000)
+  t.match((await cluster.status()).chunks, { lost: 0n, underReplicated: 0n, overReplicated: 0n })
+  const longest = holders[2]!
+  t.match(longest.replicas.get(chunk), { length: 12_288, sealed: false }, 'nothing is cut off the longest one')
+
+  // Somebody has found a disk that has all of it.
+  const found = cluster.servers.find(({ serverId }) => serverId !== longest.serverId)!
+  found.set(chunk, { length: 16_384, sealed: false })
+  await found.heartbeat([{ chunkId: chunk, length: 16_384, sealed: false, corrupt: false, deleted: false }])
+  await cluster.until('all of it is copied', () => kept().filter((length) => length === 16_384).length === 3, 60)
+})
+
+t.test('a chunk is not cut while a corrupt replica has more of it', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await writeFile(cluster, client, 'f', 16_384)
+  const [corrupt, ...short] = cluster.servers
+  corrupt!.set(chunk, { corrupt: true })
+  for (const server of short) server.set(chunk, { length: 8192 })
+  await cluster.restart()
+  for (const server of cluster.servers) await server.join()
+  await beating(cluster)
+  await cluster.clock.advance(120_000)
+  t.same(
+    cluster.servers.map(({ replicas }) => replicas.get(chunk)?.length),
+    [16_384, 8192, 8192],
+  )
+})
+
 t.test('freed ranges are punched in each replica, and a dead chunk is deleted, across a restart too', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const client = await beating(cluster)
