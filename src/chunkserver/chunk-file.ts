@@ -300,7 +300,8 @@ export class ChunkFile {
     for (const { offset, length } of ranges) {
       const first = offset / blockBytes
       const end = first + length / blockBytes
-      if (!this.#table.setPunched(first, end)) continue
+      // Written even if they are punched already: after a write that failed they are so in memory alone.
+      this.#table.setPunched(first, end)
       this.#writes++
       await this.#file.write([this.#table.encode(first, end)], tableStart + first * entryBytes)
       this.#writes++

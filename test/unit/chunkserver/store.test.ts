@@ -214,6 +214,30 @@ t.test('punched blocks are zeros, free space, and stay so', async (t) => {
   await store.close()
 })
 
+t.test('a hole that could not be written down is, when it is punched again', async (t) => {
+  const disk = simulatedDisk()
+  let store = await openStore('/data', { disk })
+  const data = pattern(1, blocks(4))
+  await append(store, 1n, 0, data)
+  await store.seal(1n, blocks(4))
+  for (const [call, code] of [
+    ['write', 'EIO'],
+    ['write', 'ENOSPC'],
+    ['punch', 'EIO'],
+  ] as const) {
+    disk.fail({ call, path: /0001$/, code, times: 1 })
+    await t.rejects(store.punch(1n, [{ offset: blocks(1), length: blocks(2) }]), refusal(code))
+  }
+  await store.punch(1n, [{ offset: blocks(1), length: blocks(2) }])
+  t.same(await store.check(1n), { length: blocks(4), sealed: true, corrupt: [] }, 'a check opens the file anew')
+  disk.crash()
+  store = await openStore('/data', { disk })
+  t.same(await store.check(1n), { length: blocks(4), sealed: true, corrupt: [] })
+  const holed = Buffer.from(data).fill(0, blocks(1), blocks(3))
+  t.ok((await readAll(store, 1n, blocks(4))).equals(holed))
+  await store.close()
+})
+
 t.test('reads while blocks are punched see either, never damage', async (t) => {
   const store = await openStore(t.testdir())
   await append(store, 1n, 0, pattern(1, blocks(64)))
