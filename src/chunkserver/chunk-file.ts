@@ -3,7 +3,8 @@
  *
  * Invariant: the table in memory is what the next read is checked against. For blocks that readers may ask for it changes only
  * when they are punched, and before the disk lets go of them; appended blocks are for nobody to read until the write is done.
- * Once a sync failed, no later one can succeed: the kernel may have dropped what it could not write.
+ * Once a sync failed, no later one can succeed: the kernel takes what it could not write for clean, keeps it to be read for a while, and
+ * tells of the failure once. So the file of an open chunk says it itself, before anybody is told: whoever opens it next must know.
  * Concurrency: reads and syncs may run beside everything; write, seal, punch and note are called one at a time.
  */
 import { PosixError } from '../domain/errors.ts'
@@ -68,6 +69,8 @@ export class ChunkFile {
     this.#file = file
     this.#header = header
     this.#table = table
+    if (header.corrupt && !header.sealed)
+      this.#syncFailure = new PosixError('EIO', `${place.path}: a sync failed before`)
   }
 
   /** A new, empty chunk. EEXIST when there is a file of that name. */
@@ -103,8 +106,8 @@ export class ChunkFile {
     }
   }
 
-  get sealed(): boolean {
-    return this.#header.sealed
+  get corrupt(): boolean {
+    return this.#header.corrupt
   }
 
   /** Where the last written block ends, as the table says. */
@@ -210,6 +213,7 @@ export class ChunkFile {
       this.#writes++
       // Nothing else was written meanwhile.
       if (this.#syncFailure === undefined) this.#synced = this.#writes
+      else await this.#noteSyncFailure()
     } finally {
       this.#syncing = undefined
     }
@@ -255,6 +259,7 @@ export class ChunkFile {
       this.#synced = covers
     } catch (error) {
       this.#syncFailure = error instanceof Error ? error : new Error(String(error))
+      await this.#noteSyncFailure()
       throw error
     } finally {
       this.#syncing = undefined
@@ -275,7 +280,13 @@ export class ChunkFile {
     if ((await this.#file.stat()).size > dataStart + length) await this.#file.truncate(dataStart + length)
   }
 
-  /** Writes down that this replica of a sealed chunk is corrupt. Not synced: a read would find it again. */
+  /** Not synced: a loss of power takes what is in memory alone too, and then a read shows what the disk has. */
+  async #noteSyncFailure(): Promise<void> {
+    // What this disk does not take either cannot be kept.
+    await this.noteCorrupt().catch(() => undefined)
+  }
+
+  /** Writes down that this replica is corrupt. Not synced: where a block does not match, a read would find it again. */
   async noteCorrupt(): Promise<void> {
     const header: ChunkHeader = { ...this.#header, corrupt: true }
     this.#writes++
@@ -289,7 +300,8 @@ export class ChunkFile {
     for (const { offset, length } of ranges) {
       const first = offset / blockBytes
       const end = first + length / blockBytes
-      if (!this.#table.setPunched(first, end)) continue
+      // Written even if they are punched already: after a write that failed they are so in memory alone.
+      this.#table.setPunched(first, end)
       this.#writes++
       await this.#file.write([this.#table.encode(first, end)], tableStart + first * entryBytes)
       this.#writes++

@@ -57,16 +57,9 @@ export class ChunkTable {
     }
   }
 
-  /** True when something changed. */
-  setPunched(first: number, end: number): boolean {
-    let changed = false
-    for (let block = first; block < end; block++) {
-      if (this.#kinds[block] === kindPunched) continue
-      this.#kinds[block] = kindPunched
-      this.#checksums[block] = zeroBlockChecksum
-      changed = true
-    }
-    return changed
+  setPunched(first: number, end: number): void {
+    this.#kinds.fill(kindPunched, first, end)
+    this.#checksums.fill(zeroBlockChecksum, first, end)
   }
 
   clear(first: number, end: number): void {

@@ -43,7 +43,7 @@ export interface ChunkHeader {
   sealed: boolean
   /** Bytes of a sealed chunk; 0 while it is open, because its table says how long it is. */
   length: number
-  /** A stored checksum did not match once: no reader may count on this replica. */
+  /** A stored checksum did not match once, or (the only cause while it is open) a sync failed: no reader may count on this replica. */
   corrupt: boolean
 }
 

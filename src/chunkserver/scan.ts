@@ -3,6 +3,7 @@
  *
  * An open chunk ends where its first block is that does not match: a torn tail, which nobody was promised. When good blocks follow,
  * it cannot be told from damage to acknowledged data; then the file is left as it is, and the chunk counts only up to that block.
+ * One that a sync failed for is corrupt, however good it looks: it may have been read from memory.
  */
 import { PosixError, UsageError } from '../domain/errors.ts'
 import type { ChunkId } from '../domain/ids.ts'
@@ -187,7 +188,7 @@ const inspectOpen = async ({ disk, log }: ScanOptions, { directory, path, id }: 
       await file.cut(extentBytes)
     }
     const { allocatedBytes } = await file.stat()
-    return { id, lengthBytes, extentBytes, state: 'open', corrupt: false, usedBytes: allocatedBytes }
+    return { id, lengthBytes, extentBytes, state: 'open', corrupt: file.corrupt, usedBytes: allocatedBytes }
   } finally {
     await file.close()
   }

@@ -521,6 +521,7 @@ export class ChunkStore {
     chunk.corrupt = true
     this.#changed.add(id)
     this.#options.log.error('a replica is corrupt', { chunk: id, why, cause })
+    // An open chunk is read wholly at the next start, and of a sync that failed, which no read shows, its file tells.
     if (chunk.state !== 'sealed') return
     // So that it is known after a restart too. A disk that does not take it loses nothing: the next check finds it again.
     this.#exclusive(id, async () => {

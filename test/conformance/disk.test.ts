@@ -83,6 +83,30 @@ await t.test('simulated: what was synced survives power loss, what was not may b
   }
 })
 
+await t.test('simulated: what a sync failed for can be read, and no later sync makes it durable', async (t) => {
+  const outcomes = new Set<string>()
+  for (let seed = 0; seed < 60; seed++) {
+    const disk = simulatedDisk({ seed })
+    const file = await disk.open('/file', { create: true })
+    await disk.syncDirectory('/')
+    await file.write([Buffer.alloc(8192, 1)], 0)
+    disk.fail({ call: 'sync', code: 'EIO', times: 1 })
+    await t.rejects(file.sync(), { code: 'EIO' })
+    disk.restart()
+    const again = await disk.open('/file')
+    await again.write([Buffer.alloc(4096, 2)], 0)
+    await again.sync()
+    const expected = Buffer.concat([Buffer.alloc(4096, 2), Buffer.alloc(4096, 1)])
+    if (!disk.content('/file')!.equals(expected)) t.fail(`seed=${seed}: it cannot be read`)
+    disk.crash()
+    const content = disk.content('/file')!
+    if (!content.subarray(0, 4096).equals(expected.subarray(0, 4096)))
+      t.fail(`seed=${seed}: what was written again is lost`)
+    outcomes.add(content.length === 4096 ? 'lost' : content.equals(expected) ? 'kept' : 'torn')
+  }
+  t.same(outcomes, new Set(['lost', 'kept', 'torn']))
+})
+
 await t.test('simulated: names need a sync of their directory', async (t) => {
   const outcomes = new Set<boolean>()
   for (let seed = 0; seed < 30; seed++) {

@@ -9,7 +9,9 @@
  *   Every open file and lock of before is dead (EIO). Calls under way are carried out before or not at all.
  * - restart(): the process dies, the machine lives: nothing written is lost; open files and locks are dead.
  * - capacityBytes: writes beyond it fail with ENOSPC and change nothing; blocks are 4096 bytes, and holes cost nothing.
- * - fail(rule): calls of a kind on matching paths fail with a code, without effect, a number of times.
+ * - fail(rule): calls of a kind on matching paths fail with a code, without effect, a number of times. A sync that fails leaves
+ *   each of the changes since the last one on the medium, torn or not there, as a crash would. All of them can be read until a crash, but no
+ *   later sync brings to the medium what is not written again: the kernel takes it for clean.
  * - misdirect(pattern): the next write to a file of such a path goes to another place: to another block, of this file or of another one of such a
  *   path. Its caller is told that all went well.
  * - flipBit(path, offset): one bit of the stored data changes, in the cache and on the medium.
@@ -173,8 +175,8 @@ const readImage = (image: Image, buffer: Buffer, position: number): number => {
   return length
 }
 
-/** What the medium holds after power loss. */
-const afterPowerLoss = (node: FileNode, random: Random): Image => {
+/** What the medium holds when not all that was to be written got there. */
+const partlyWritten = (node: FileNode, random: Random): Image => {
   const image = copyOf(node.synced)
   for (const change of node.unsynced) {
     const fate = random.below(3)
@@ -250,7 +252,7 @@ class Simulation implements SimulatedDisk {
     for (const change of this.nameChanges.slice(0, survivors)) applyName(this.durableNames, change)
     for (const node of new Set(this.durableNames.values())) {
       if (node.kind === 'directory') continue
-      node.synced = afterPowerLoss(node, this.random)
+      node.synced = partlyWritten(node, this.random)
       node.current = copyOf(node.synced)
       node.unsynced = []
     }
@@ -433,8 +435,8 @@ class Simulation implements SimulatedDisk {
     }
   }
 
-  /** Carries out one call, or fails it as the faults say. */
-  async call<T>(call: DiskCall, path: string, act: () => T, life = this.life): Promise<T> {
+  /** Carries out one call, or fails it as the faults say; `failed` is what a failure does. */
+  async call<T>(call: DiskCall, path: string, act: () => T, life = this.life, failed?: () => void): Promise<T> {
     this.calls.set(call, (this.calls.get(call) ?? 0) + 1)
     return this.step(
       call,
@@ -444,6 +446,7 @@ class Simulation implements SimulatedDisk {
         )
         if (fault) {
           fault.times -= 1
+          failed?.()
           throw new PosixError(fault.code, `${call} ${path}: a simulated fault`)
         }
         return act()
@@ -474,6 +477,11 @@ class Simulation implements SimulatedDisk {
 
   syncNode(node: FileNode): void {
     for (const change of node.unsynced) applyChange(node.synced, change)
+    node.unsynced = []
+  }
+
+  failSync(node: FileNode): void {
+    node.synced = partlyWritten(node, this.random)
     node.unsynced = []
   }
 
@@ -556,7 +564,11 @@ class SimulatedFile implements DiskFile {
   }
 
   sync(): Promise<void> {
-    return this.call('sync', () => this.disk.syncNode(this.node))
+    return this.call(
+      'sync',
+      () => this.disk.syncNode(this.node),
+      () => this.disk.failSync(this.node),
+    )
   }
 
   writeAndSync(writes: readonly DiskWrite[]): Promise<Error | undefined> {
@@ -582,9 +594,9 @@ class SimulatedFile implements DiskFile {
     this.closed = true
   }
 
-  private call<T>(call: DiskCall, act: () => T): Promise<T> {
+  private call<T>(call: DiskCall, act: () => T, failed?: () => void): Promise<T> {
     if (this.closed) return Promise.reject(new PosixError('EBADF', `${this.path} is closed`))
-    return this.disk.call(call, this.path, act, this.life)
+    return this.disk.call(call, this.path, act, this.life, failed)
   }
 }
 

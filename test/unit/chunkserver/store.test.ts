@@ -7,8 +7,10 @@ import { PosixError, UsageError } from '../../../src/domain/errors.ts'
 import { chunkBytes } from '../../../src/domain/limits.ts'
 import { dataStart, tableStart } from '../../../src/chunkserver/format.ts'
 import { pendingBytesMax, type ChunkStore } from '../../../src/chunkserver/store.ts'
+import type { Disk } from '../../../src/platform/disk.ts'
 import { realDisk } from '../../../src/platform/real-disk.ts'
 import { append, blocks, openStore, padded, pattern } from '../../lib/chunk-store.ts'
+import { simulatedDisk } from '../../lib/simulated-disk.ts'
 
 const fileOf = (directory: string, chunkId: bigint): string => {
   const name = chunkId.toString(16).padStart(16, '0')
@@ -209,6 +211,30 @@ t.test('punched blocks are zeros, free space, and stay so', async (t) => {
   t.equal((await store.figures()).usedBytes, before - freed, 'counted the same after a restart')
   t.ok((await readAll(store, 1n, blocks(256))).equals(expected))
   t.same((await store.check(1n)).corrupt, [])
+  await store.close()
+})
+
+t.test('a hole that could not be written down is, when it is punched again', async (t) => {
+  const disk = simulatedDisk()
+  let store = await openStore('/data', { disk })
+  const data = pattern(1, blocks(4))
+  await append(store, 1n, 0, data)
+  await store.seal(1n, blocks(4))
+  for (const [call, code] of [
+    ['write', 'EIO'],
+    ['write', 'ENOSPC'],
+    ['punch', 'EIO'],
+  ] as const) {
+    disk.fail({ call, path: /0001$/, code, times: 1 })
+    await t.rejects(store.punch(1n, [{ offset: blocks(1), length: blocks(2) }]), refusal(code))
+  }
+  await store.punch(1n, [{ offset: blocks(1), length: blocks(2) }])
+  t.same(await store.check(1n), { length: blocks(4), sealed: true, corrupt: [] }, 'a check opens the file anew')
+  disk.crash()
+  store = await openStore('/data', { disk })
+  t.same(await store.check(1n), { length: blocks(4), sealed: true, corrupt: [] })
+  const holed = Buffer.from(data).fill(0, blocks(1), blocks(3))
+  t.ok((await readAll(store, 1n, blocks(4))).equals(holed))
   await store.close()
 })
 
@@ -494,20 +520,19 @@ t.test('capacity and a full disk are ENOSPC and harm nothing', async (t) => {
 t.test('a sync that failed never succeeds later', async (t) => {
   const directory = t.testdir()
   let failures = 1
-  const store = await openStore(directory, {
-    disk: {
-      ...realDisk,
-      open: async (path, options) => {
-        const file = await realDisk.open(path, options)
-        const sync = file.sync.bind(file)
-        file.sync = async () => {
-          if (failures-- > 0) throw new PosixError('EIO', 'the device is gone')
-          await sync()
-        }
-        return file
-      },
+  const disk: Disk = {
+    ...realDisk,
+    open: async (path, options) => {
+      const file = await realDisk.open(path, options)
+      const sync = file.sync.bind(file)
+      file.sync = async () => {
+        if (failures-- > 0) throw new PosixError('EIO', 'the device is gone')
+        await sync()
+      }
+      return file
     },
-  })
+  }
+  let store = await openStore(directory, { disk })
   await append(store, 1n, 0, pattern(1, blocks(1)))
   store.takeChanges(10)
   await t.rejects(append(store, 1n, blocks(1), pattern(1, blocks(1)), { sync: true }), refusal('EIO'))
@@ -516,14 +541,56 @@ t.test('a sync that failed never succeeds later', async (t) => {
   await t.rejects(store.seal(1n, blocks(1)), refusal('EIO'))
   t.match(store.takeChanges(10), [{ chunkId: 1n, corrupt: true }])
   t.equal(await append(store, 2n, 0, pattern(1, blocks(1)), { sync: true }), blocks(1), 'other chunks go on')
+  for (let id = 3n; id < 300n; id++) await append(store, id, 0, pattern(1, blocks(1)))
+  await t.rejects(store.seal(1n, blocks(1)), refusal('EIO'), 'nor after its file was closed in favour of others')
+  await append(store, 300n, 0, pattern(1, blocks(1)))
+  failures = 1
   await store.close()
+
+  // The process is another one, the machine is not: it still has in memory what is not on disk, and the device is well again.
+  store = await openStore(directory, { disk })
+  const corrupt = [...store.replicas(1000)].flat().filter((replica) => replica.corrupt)
+  t.equal(corrupt.length, 2, 'the one of before, and the one that failed when all was brought to disk at the end')
+  for (const { chunkId, length } of [...corrupt, store.state(1n)!]) {
+    t.match(store.state(chunkId), { corrupt: true, sealed: false })
+    await t.rejects(
+      append(store, chunkId, length, Buffer.alloc(0), { sync: true }),
+      refusal('EIO'),
+      'not after a restart',
+    )
+    await t.rejects(append(store, chunkId, length, pattern(1, blocks(1)), { sync: true }), refusal('EIO'))
+    await t.rejects(store.seal(chunkId, length), refusal('EIO'))
+  }
+  await store.close()
+})
+
+t.test('what a failed sync left in memory alone is never sealed after a restart', async (t) => {
+  for (let seed = 0; seed < 20; seed++) {
+    const disk = simulatedDisk({ seed })
+    let store = await openStore('/data', { disk })
+    await append(store, 1n, 0, pattern(1, blocks(2)), { sync: true })
+    disk.fail({ call: 'sync', path: /0001$/, code: 'EIO', times: 1 })
+    await t.rejects(append(store, 1n, blocks(2), pattern(2, blocks(2)), { sync: true }), refusal('EIO'))
+    disk.restart()
+    store = await openStore('/data', { disk })
+    const sealed = await store.seal(1n, blocks(4)).then(
+      () => true,
+      () => false,
+    )
+    disk.crash()
+    store = await openStore('/data', { disk })
+    if (sealed && (await store.check(1n)).corrupt.length > 0) t.fail(`seed=${seed}: sealed, and not on disk`)
+    await store.close()
+  }
+  t.pass('20 seeds')
 })
 
 t.test('a little that is to be on disk at once takes one call, and fails as two would', async (t) => {
   const calls: string[] = []
   let writing: PosixError | undefined
   let syncing: PosixError | undefined
-  const store = await openStore(t.testdir(), {
+  const directory = t.testdir()
+  const store = await openStore(directory, {
     disk: {
       ...realDisk,
       open: async (path, options) => {
@@ -573,6 +640,9 @@ t.test('a little that is to be on disk at once takes one call, and fails as two 
   t.match(store.state(1n), { corrupt: true })
   await t.rejects(append(store, 1n, blocks(40), Buffer.alloc(0), { sync: true }), refusal('EIO'), 'nor later')
   await store.close()
+  const again = await openStore(directory)
+  t.match(again.state(1n), { corrupt: true }, 'nor after a restart')
+  await again.close()
 })
 
 t.test('data directories that do not fit are refused in a sentence', async (t) => {
