@@ -138,7 +138,7 @@ export const executeRequest = async (
 
 /**
  * Runs an operation that changes something, exactly once for this request: its result is stored with the changes, and a repeat gets
- * the stored one. Rejects as Store.execute does.
+ * the stored one, also when the signal was aborted: EINTR says that nothing has happened. Rejects as Store.execute does.
  */
 export const executeOnce = async (
   store: Store,
@@ -147,8 +147,9 @@ export const executeOnce = async (
   operation: StoreOperation<Result>,
   options: ExecuteOptions,
 ): Promise<Result> => {
-  const known = store.results.of(session) ?? (await loadResults(store, session))
-  return await store.execute((tx) => {
+  const known = await knownResults(store, session)
+  const repeated = known.ids.has(id)
+  const operationOnce: StoreOperation<Result> = (tx) => {
     const key = { session, request: id }
     if (known.ids.has(id)) {
       const stored = tx.get(results, key)
@@ -162,8 +163,13 @@ export const executeOnce = async (
       known.forgotten = []
     })
     return result
-  }, options)
+  }
+  return await store.execute(operationOnce, repeated ? { ...options, signal: undefined } : options)
 }
+
+/** The request has been carried out, and its result is stored. */
+export const isRepeat = async (store: Store, session: SessionId, id: bigint): Promise<boolean> =>
+  (await knownResults(store, session)).ids.has(id)
 
 /** The client has every answer up to this id. The records go with the session's next change, or with its end. */
 export const forgetResults = (store: Store, session: SessionId, throughId: bigint): void => {
@@ -187,6 +193,9 @@ export const forgetSession = async (store: Store, session: SessionId): Promise<v
 }
 
 const resultsPerStep = 1000
+
+const knownResults = async (store: Store, session: SessionId): Promise<SessionResults> =>
+  store.results.of(session) ?? (await loadResults(store, session))
 
 const loadResults = async (store: Store, session: SessionId): Promise<SessionResults> => {
   const ids: bigint[] = []
