@@ -75,6 +75,8 @@ export interface SessionServiceOptions {
   leases: LeaseTable
   locks: LockTable
   opens: OpenTable
+  /** Nobody has these inodes open any more, of those who are back. */
+  closed: (inos: readonly Ino[]) => void
   allocation: ChunkAllocation
   sealing: Sealing
   replicaCheck: ReplicaCheck
@@ -257,6 +259,7 @@ const received = (options: SessionServiceOptions, session: Session, outbox: Outb
   if (message.answeredThrough > 0n) {
     forgetResults(store, session.id, message.answeredThrough)
     session.forgetAnswers(message.answeredThrough)
+    options.closed(opens.answered(session.id, message.answeredThrough))
   }
   for (const request of message.requests) {
     if (request.id === 0n) return outbox.abort('a request without an id')

@@ -7,11 +7,11 @@
  */
 import { PosixError } from '../../domain/errors.ts'
 import { asIno } from '../../domain/ids.ts'
-import type { SessionId } from '../../domain/ids.ts'
+import type { Ino, SessionId } from '../../domain/ids.ts'
 import { Reply } from '../../protocol/gen/shoal/v1/session.pb.ts'
 import type { Request } from '../../protocol/gen/shoal/v1/session.pb.ts'
 import type { OpContext } from '../context.ts'
-import { resultBounds, results } from '../keys.ts'
+import { resultBounds, results, tableBounds } from '../keys.ts'
 import type { ExecuteOptions, Store, StoreOperation } from '../store.ts'
 import { accessed } from './accessed.ts'
 import { close } from './close.ts'
@@ -170,6 +170,29 @@ export const executeOnce = async (
 /** The request has been carried out, and its result is stored. */
 export const isRepeat = async (store: Store, session: SessionId, id: bigint): Promise<boolean> =>
   (await knownResults(store, session)).ids.has(id)
+
+export interface StoredEntry {
+  readonly session: SessionId
+  readonly request: bigint
+  readonly ino: Ino
+}
+
+/** The inodes that stored results tell of as entries: what was made, also by link. Of all sessions. */
+export const storedEntries = async (store: Store): Promise<StoredEntry[]> => {
+  const entries: StoredEntry[] = []
+  const { gte, lt } = tableBounds(results)
+  for (let from = gte; ;) {
+    const bounds = { gte: from, lt }
+    const found = await store.execute((tx) => tx.range(results, bounds, resultsPerStep))
+    for (const [key, value] of found) {
+      const { result } = Reply.decode(value)
+      if (result?.$case !== 'entry') continue
+      entries.push({ ...key, ino: asIno(result.value.attributes!.ino) })
+    }
+    if (found.length < resultsPerStep) return entries
+    from = `${results.encodeKey(found.at(-1)![0])}\0`
+  }
+}
 
 /** The client has every answer up to this id. The records go with the session's next change, or with its end. */
 export const forgetResults = (store: Store, session: SessionId, throughId: bigint): void => {

@@ -3,8 +3,8 @@ import t from 'tap'
 import { PosixError } from '../../../src/domain/errors.ts'
 import { asChunkId } from '../../../src/domain/ids.ts'
 import { chunks } from '../../../src/master/keys.ts'
-import type { FaultPoint } from '../../../src/platform/faults.ts'
 import { LeaseMode, LockKind, LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
+import { LostAnswers } from '../../lib/lost-answers.ts'
 import { acquire, codeOf, createFile, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
 import { memoryKv } from '../../lib/memory-kv.ts'
 import type { Result, SessionClient } from '../../lib/session-client.ts'
@@ -108,22 +108,11 @@ t.test('a repeat of a request gets the first answer: running, finished, and afte
   t.equal(codeOf(await third.request(op, 7n)), 'EEXIST', 'a new id is a new request')
 })
 
-/** While `isOn` requests are carried out and not answered. */
-const lostAnswers = () => {
-  const lost = { isOn: false, count: 0 }
-  const point = (name: FaultPoint): Promise<void> | undefined => {
-    if (!lost.isOn || name !== 'master.request.answer') return undefined
-    lost.count++
-    return new Promise(() => undefined)
-  }
-  return { lost, faults: { point } }
-}
-
 for (const others of [true, false]) {
   const when = others ? 'while others are waited for' : 'when its result has to be loaded'
   t.test(`what was carried out before a restart is not answered EINTR ${when}`, async (t) => {
-    const { lost, faults } = lostAnswers()
-    const cluster = await masterCluster(t, { faults })
+    const lost = new LostAnswers()
+    const cluster = await masterCluster(t, { faults: lost })
     const client = cluster.client()
     const { sessionId, sessionSecret } = await client.welcome
     if (others) await cluster.client().welcome
