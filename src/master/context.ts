@@ -52,7 +52,7 @@ export interface OpenGate {
   open(session: SessionId, ino: Ino): void
   /** Idempotent. */
   close(session: SessionId, ino: Ino): void
-  /** Some session, other than this one, has it open. */
+  /** Some session, other than this one, has it open, or any may be about to learn that it has; see opens.ts. */
   isOpen(ino: Ino, except?: SessionId): boolean
 }
 

@@ -2,7 +2,7 @@
  * The master: builds its parts around one store and serves them. What is in memory (leases, locks, open files, replica locations)
  * is told again by clients and chunk servers after a restart.
  */
-import type { ChunkId, ServerId, SessionId } from '../domain/ids.ts'
+import type { ChunkId, Ino, ServerId, SessionId } from '../domain/ids.ts'
 import { asChunkId } from '../domain/ids.ts'
 import { UsageError } from '../domain/errors.ts'
 import type { OperationObserver } from '../domain/operation-times.ts'
@@ -33,6 +33,7 @@ import { chunks as chunkTable, counters, servers as serverTable, tableBounds } f
 import { LeaseTable, quietMsDefault } from './leases.ts'
 import { LockTable } from './locks.ts'
 import { OpenTable } from './opens.ts'
+import { storedEntries } from './ops/index.ts'
 import { placementNamed } from './placement/policies.ts'
 import { Reaper } from './reaper.ts'
 import { Rebalance } from './rebalance.ts'
@@ -202,6 +203,10 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
   })
   const locks = new LockTable()
   const reaper = new Reaper({ store, opens, chunks: { freed: (chunk) => reclaim.freed(chunk) }, log })
+  const closedByAll = (inos: readonly Ino[]): void => {
+    // One that has not come back yet may have them open; the reaper looks for all of them later.
+    if (!sessions.isRecovering) for (const ino of inos) reaper.kick(ino)
+  }
   const leases: LeaseTable = new LeaseTable({
     clock,
     log,
@@ -215,6 +220,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     const found = sessions.get(session)
     if (found) void sessions.end(found, reason)
   }
+  const answers = await storedEntries(store)
   const sessions: SessionTable = await SessionTable.open({
     store,
     clock,
@@ -225,12 +231,13 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     release: (session) => {
       leases.dropSession(session)
       locks.dropSession(session)
-      const closed = opens.dropSession(session)
-      // One that has not come back yet may have them open; the reaper looks for all of them later.
-      if (!sessions.isRecovering) for (const ino of closed) reaper.kick(ino)
+      closedByAll(opens.dropSession(session))
     },
     sealChunks: (session) => sealing.sealAllOf(session),
   })
+  for (const { session, request, ino } of answers) {
+    if (sessions.isAlive(session)) opens.promise(session, request, ino)
+  }
 
   const gate: ChunkGate = {
     locate: (chunk) => locate({ chunks, servers, repair }, chunk),
@@ -300,6 +307,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
     leases,
     locks,
     opens,
+    closed: closedByAll,
     allocation,
     sealing,
     replicaCheck,

@@ -1,6 +1,9 @@
 /**
  * Which inodes are open in which sessions: an inode without a name lives on while it is here. In memory only; a session that resumes
  * after a restart of the master says what it has open.
+ *
+ * What it cannot say is what it was about to have open: the answer was lost with the master's last run. So an inode that a stored answer
+ * tells of is promised to the session, which counts as open, until the session says that it has the answer.
  */
 import type { Ino, SessionId } from '../domain/ids.ts'
 import type { OpenGate } from './context.ts'
@@ -11,6 +14,8 @@ export const opensPerSessionMax = 1_000_000
 export class OpenTable implements OpenGate {
   readonly #sessionsOf = new Map<Ino, Set<SessionId>>()
   readonly #inosOf = new Map<SessionId, Set<Ino>>()
+  readonly #promisesOf = new Map<SessionId, Set<Promised>>()
+  readonly #promised = new Map<Ino, Set<Promised>>()
   readonly #isAlive: (session: SessionId) => boolean
   readonly #fence: (session: SessionId, reason: string) => void
 
@@ -38,7 +43,28 @@ export class OpenTable implements OpenGate {
     remove(this.#inosOf, session, ino)
   }
 
+  /** The answer to this request may still be told to the session. */
+  promise(session: SessionId, request: bigint, ino: Ino): void {
+    const promised = { request, ino }
+    add(this.#promisesOf, session, promised)
+    add(this.#promised, ino, promised)
+  }
+
+  /** The session has all answers up to this one, and has told what it has open of them. Returns the inodes that nobody has open any more. */
+  answered(session: SessionId, throughRequest: bigint): Ino[] {
+    const closed: Ino[] = []
+    for (const promised of this.#promisesOf.get(session) ?? []) {
+      if (promised.request > throughRequest) continue
+      remove(this.#promisesOf, session, promised)
+      remove(this.#promised, promised.ino, promised)
+      if (!this.isOpen(promised.ino)) closed.push(promised.ino)
+    }
+    return closed
+  }
+
+  /** A promise is nobody's, whoever is excepted. */
   isOpen(ino: Ino, except?: SessionId): boolean {
+    if (this.#promised.has(ino)) return true
     const sessions = this.#sessionsOf.get(ino)
     if (sessions === undefined) return false
     return except === undefined || sessions.size > (sessions.has(except) ? 1 : 0)
@@ -53,12 +79,19 @@ export class OpenTable implements OpenGate {
     const closed: Ino[] = []
     for (const ino of this.#inosOf.get(session) ?? []) {
       remove(this.#sessionsOf, ino, session)
-      if (!this.#sessionsOf.has(ino)) closed.push(ino)
+      if (!this.isOpen(ino)) closed.push(ino)
     }
     this.#inosOf.delete(session)
-    return closed
+    return [...closed, ...this.answered(session, requestMax)]
   }
 }
+
+interface Promised {
+  readonly request: bigint
+  readonly ino: Ino
+}
+
+const requestMax = 2n ** 64n - 1n
 
 const add = <K, V>(map: Map<K, Set<V>>, key: K, value: V): void => {
   const set = map.get(key)

@@ -3,7 +3,7 @@
  * step holds up the operations beside it; then the xattrs and the inode.
  *
  * `start` looks for what an earlier run of the master left behind. It must be called only when every session that may come back has told
- * which files it has open. `kick` is for single inodes, from then on or before.
+ * which files it has open; what it could not tell yet is promised, see opens.ts. `kick` is for single inodes, from then on or before.
  *
  * Invariant: an inode that some session has open is never touched. That is checked in the same run that changes it, and nobody
  * can open an inode without a name that is not open already, so a file that began to go cannot be opened again.

@@ -47,7 +47,7 @@ import type { LeaseTable } from './leases.ts'
 import { leaseModeOf, wireMode } from './leases.ts'
 import type { LockTable } from './locks.ts'
 import type { OpenTable } from './opens.ts'
-import { executeRequest, failure, forgetResults } from './ops/index.ts'
+import { executeRequest, failure, forgetResults, isRepeat } from './ops/index.ts'
 import type { Result } from './ops/operation.ts'
 import { Outbox } from './outbox.ts'
 import type { ReplicaCheck } from './replica-check.ts'
@@ -75,6 +75,8 @@ export interface SessionServiceOptions {
   leases: LeaseTable
   locks: LockTable
   opens: OpenTable
+  /** Nobody has these inodes open any more, of those who are back. */
+  closed: (inos: readonly Ino[]) => void
   allocation: ChunkAllocation
   sealing: Sealing
   replicaCheck: ReplicaCheck
@@ -257,8 +259,8 @@ const received = (options: SessionServiceOptions, session: Session, outbox: Outb
   if (message.answeredThrough > 0n) {
     forgetResults(store, session.id, message.answeredThrough)
     session.forgetAnswers(message.answeredThrough)
+    options.closed(opens.answered(session.id, message.answeredThrough))
   }
-  for (const id of message.cancels) session.running.get(id)?.abort.abort()
   for (const request of message.requests) {
     if (request.id === 0n) return outbox.abort('a request without an id')
     if (session.running.has(request.id)) continue
@@ -267,6 +269,8 @@ const received = (options: SessionServiceOptions, session: Session, outbox: Outb
     }
     start(options, session, request)
   }
+  // After the requests: what is sent again on a new stream may come together with its cancel.
+  for (const id of message.cancels) session.running.get(id)?.abort.abort()
   if (message.activity) session.reported = message.activity
   if (message.heartbeat) outbox.heartbeat()
 }
@@ -330,10 +334,13 @@ const answer = async (
   request: Request,
   progress: Progress,
 ): Promise<Result> => {
-  const { sessions, log } = options
+  const { sessions, store, log } = options
   const { signal } = progress
   try {
-    if (sessions.isRecovering && request.op?.$case !== 'endSession') await recovered(sessions.recovered, signal)
+    if (sessions.isRecovering && request.op?.$case !== 'endSession') {
+      // What was carried out in the last run is only told, and needs nothing that another session may hold.
+      if (!(await isRepeat(store, session.id, request.id))) await recovered(sessions.recovered, signal)
+    }
     if (session.state === 'ending') throw new PosixError('ESTALE', 'the session has ended')
     for (let tries = 1; ; tries++) {
       const result = await execute(options, session, request, progress)

@@ -7,6 +7,7 @@ import type { AdminCall } from '../../src/main/admin-client.ts'
 import { adminClient } from '../../src/main/admin-client.ts'
 import type { MasterConfig, RunningMaster } from '../../src/master/master.ts'
 import { startMaster } from '../../src/master/master.ts'
+import type { Faults } from '../../src/platform/faults.ts'
 import { silentLog } from '../../src/platform/log.ts'
 import { AdminDefinition } from '../../src/protocol/gen/shoal/v1/admin.pb.ts'
 import type { StatusReply } from '../../src/protocol/gen/shoal/v1/admin.pb.ts'
@@ -48,6 +49,7 @@ export const masterCluster = async (
     config?: MasterConfig
     kv?: MemoryKv
     space?: () => { total: number; free: number }
+    faults?: Faults
   } = {},
 ): Promise<MasterCluster> => {
   const clock = manualClock()
@@ -64,6 +66,7 @@ export const masterCluster = async (
       listenAddress,
       config,
       log: silentLog,
+      ...(options.faults && { faults: options.faults }),
       ...(options.space && {
         space: async () => ({
           fileSystem: 'test',

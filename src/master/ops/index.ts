@@ -7,11 +7,11 @@
  */
 import { PosixError } from '../../domain/errors.ts'
 import { asIno } from '../../domain/ids.ts'
-import type { SessionId } from '../../domain/ids.ts'
+import type { Ino, SessionId } from '../../domain/ids.ts'
 import { Reply } from '../../protocol/gen/shoal/v1/session.pb.ts'
 import type { Request } from '../../protocol/gen/shoal/v1/session.pb.ts'
 import type { OpContext } from '../context.ts'
-import { resultBounds, results } from '../keys.ts'
+import { resultBounds, results, tableBounds } from '../keys.ts'
 import type { ExecuteOptions, Store, StoreOperation } from '../store.ts'
 import { accessed } from './accessed.ts'
 import { close } from './close.ts'
@@ -138,7 +138,7 @@ export const executeRequest = async (
 
 /**
  * Runs an operation that changes something, exactly once for this request: its result is stored with the changes, and a repeat gets
- * the stored one. Rejects as Store.execute does.
+ * the stored one, also when the signal was aborted: EINTR says that nothing has happened. Rejects as Store.execute does.
  */
 export const executeOnce = async (
   store: Store,
@@ -147,8 +147,9 @@ export const executeOnce = async (
   operation: StoreOperation<Result>,
   options: ExecuteOptions,
 ): Promise<Result> => {
-  const known = store.results.of(session) ?? (await loadResults(store, session))
-  return await store.execute((tx) => {
+  const known = await knownResults(store, session)
+  const repeated = known.ids.has(id)
+  const operationOnce: StoreOperation<Result> = (tx) => {
     const key = { session, request: id }
     if (known.ids.has(id)) {
       const stored = tx.get(results, key)
@@ -162,7 +163,35 @@ export const executeOnce = async (
       known.forgotten = []
     })
     return result
-  }, options)
+  }
+  return await store.execute(operationOnce, repeated ? { ...options, signal: undefined } : options)
+}
+
+/** The request has been carried out, and its result is stored. */
+export const isRepeat = async (store: Store, session: SessionId, id: bigint): Promise<boolean> =>
+  (await knownResults(store, session)).ids.has(id)
+
+export interface StoredEntry {
+  readonly session: SessionId
+  readonly request: bigint
+  readonly ino: Ino
+}
+
+/** The inodes that stored results tell of as entries: what was made, also by link. Of all sessions. */
+export const storedEntries = async (store: Store): Promise<StoredEntry[]> => {
+  const entries: StoredEntry[] = []
+  const { gte, lt } = tableBounds(results)
+  for (let from = gte; ;) {
+    const bounds = { gte: from, lt }
+    const found = await store.execute((tx) => tx.range(results, bounds, resultsPerStep))
+    for (const [key, value] of found) {
+      const { result } = Reply.decode(value)
+      if (result?.$case !== 'entry') continue
+      entries.push({ ...key, ino: asIno(result.value.attributes!.ino) })
+    }
+    if (found.length < resultsPerStep) return entries
+    from = `${results.encodeKey(found.at(-1)![0])}\0`
+  }
 }
 
 /** The client has every answer up to this id. The records go with the session's next change, or with its end. */
@@ -187,6 +216,9 @@ export const forgetSession = async (store: Store, session: SessionId): Promise<v
 }
 
 const resultsPerStep = 1000
+
+const knownResults = async (store: Store, session: SessionId): Promise<SessionResults> =>
+  store.results.of(session) ?? (await loadResults(store, session))
 
 const loadResults = async (store: Store, session: SessionId): Promise<SessionResults> => {
   const ids: bigint[] = []

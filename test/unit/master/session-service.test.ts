@@ -4,6 +4,7 @@ import { PosixError } from '../../../src/domain/errors.ts'
 import { asChunkId } from '../../../src/domain/ids.ts'
 import { chunks } from '../../../src/master/keys.ts'
 import { LeaseMode, LockKind, LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
+import { LostAnswers } from '../../lib/lost-answers.ts'
 import { acquire, codeOf, createFile, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
 import { memoryKv } from '../../lib/memory-kv.ts'
 import type { Result, SessionClient } from '../../lib/session-client.ts'
@@ -106,6 +107,46 @@ t.test('a repeat of a request gets the first answer: running, finished, and afte
   third.send({ answeredThrough: 5n })
   t.equal(codeOf(await third.request(op, 7n)), 'EEXIST', 'a new id is a new request')
 })
+
+for (const others of [true, false]) {
+  const when = others ? 'while others are waited for' : 'when its result has to be loaded'
+  t.test(`what was carried out before a restart is not answered EINTR ${when}`, async (t) => {
+    const lost = new LostAnswers()
+    const cluster = await masterCluster(t, { faults: lost })
+    const client = cluster.client()
+    const { sessionId, sessionSecret } = await client.welcome
+    if (others) await cluster.client().welcome
+    const ino = await createFile(client, 'f')
+    lost.isOn = true
+    const truncate = { $case: 'setattr', value: setattrSize(ino, 4096n) } as const
+    void client.request(truncate, 50n)
+    await cluster.until('it is carried out', () => lost.count > 0)
+    await cluster.restart()
+    lost.isOn = false
+    const again = cluster.client({ sessionId, sessionSecret, openFiles: [{ ino }] }, 100n)
+    await again.welcome
+    const never = { $case: 'setattr', value: setattrSize(ino, 0n) } as const
+    again.send({
+      requests: [
+        { id: 50n, op: truncate },
+        { id: 51n, op: never },
+      ],
+      cancels: [50n, 51n],
+    })
+    const answers = (): Map<bigint, Result> =>
+      new Map(again.messages.flatMap(({ replies }) => replies.map(({ id, result }) => [id, result!])))
+    await cluster.until('both are answered', () => answers().size === 2, 1)
+    t.equal(expect(answers().get(50n)!, 'attributesAndLease').attributes!.size, 4096n)
+    t.equal(codeOf(answers().get(51n)!), 'EINTR', 'a cancel counts for the requests that come with it')
+    // The others' time runs out.
+    for (let i = 0; i < 4; i++) {
+      again.send({ heartbeat: true })
+      await cluster.clock.advance(3000)
+    }
+    const found = expect(await again.request({ $case: 'getattr', value: { ino } }), 'attributesAndLease')
+    t.equal(found.attributes!.size, 4096n)
+  })
+}
 
 t.test('a session is resumed with its secret only, and not after its end', async (t) => {
   const cluster = await masterCluster(t)

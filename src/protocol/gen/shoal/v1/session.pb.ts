@@ -94,7 +94,10 @@ export interface ClientMessage {
   answeredThrough: bigint;
   /** Leases given back: after a recall, or unasked. All that was buffered under the lease has been committed before. */
   leaseReturns: Lease[];
-  /** Request ids whose callers have gone (interrupt or deadline). A request that waits is answered EINTR; others finish. */
+  /**
+   * Request ids whose callers have gone (interrupt or deadline); those of requests in the same message count, too. A request that waits is
+   * answered EINTR, and has changed nothing; others finish.
+   */
   cancels: bigint[];
   /** Renews the session and every lease in it; any message does, this one has no other purpose. */
   heartbeat: boolean;
