@@ -247,6 +247,29 @@ t.test('seed 10383: a deletion that a loss of power took back is not believed', 
   t.notOk(server.replicas.has(chunk))
 })
 
+t.test('a heartbeat that a deletion has overtaken does not cost another replica', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const { chunk, servers } = await writeFile(cluster, client, 'f', 8192)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  const [source, other] = cluster.servers.filter(({ serverId }) => servers.includes(serverId))
+  const target = cluster.servers.find(({ serverId }) => !servers.includes(serverId))!
+  source!.freeBytes -= 4096
+  await cluster.clock.advance(2000)
+  const held = { chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false }
+  target.set(chunk, held)
+  await cluster.until('surplus removed', () => source!.asked.includes(`delete ${chunk}`))
+  // Now another one would be the first to go.
+  other!.freeBytes -= 65_536
+  await cluster.clock.advance(2000)
+  await source!.heartbeat([held])
+  await cluster.clock.advance(10_000)
+  t.equal(cluster.servers.flatMap(({ asked }) => asked.filter((what) => what.startsWith('delete'))).length, 1)
+  t.equal(validReplicas(cluster, chunk), 3)
+  t.match((await cluster.status()).chunks, { byValidReplicas: [0n, 0n, 0n, 1n], overReplicated: 0n })
+})
+
 t.test('registration: who must not take part is told why', async (t) => {
   const cluster = await masterCluster(t, { servers: 2 })
   const [first, second] = cluster.servers
