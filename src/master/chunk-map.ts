@@ -202,7 +202,11 @@ export class ChunkMap {
     if (reported.deleted) return this.lost(id, server)
     const entry = this.#chunks.get(id)
     if (!entry) return this.holdsUnknown(server, id)
-    this.update(id, { server, length: reported.length, sealed: reported.sealed, corrupt: reported.corrupt })
+    const { length, sealed } = reported
+    // Damage that a server has found stays until a copy takes its place or the server starts anew: a heartbeat without it is an older one.
+    const isKnownCorrupt = entry.replicas.some((replica) => replica.server === server && replica.corrupt)
+    const corrupt = reported.corrupt || (isKnownCorrupt && !this.#reports.has(server))
+    this.update(id, { server, length, sealed, corrupt })
   }
 
   /** A full report begins: what it does not name is gone at its end. */

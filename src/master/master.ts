@@ -271,6 +271,7 @@ export const startMaster = async (options: MasterOptions): Promise<RunningMaster
   const serverChanged = (server: Server): void => {
     chunks.serverChanged(server.id)
     for (const session of sessions.all()) session.outbox?.servers(servers.addresses())
+    if (server.state === 'up' || !servers.get(server.id)) reclaim.serverReturned(server.id)
     if (server.state === 'up') return repair.kick()
     if (server.state !== 'down') return
     for (const entry of chunks.openChunks()) if (isOn(entry, server.id)) askToSeal(entry)

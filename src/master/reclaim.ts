@@ -6,8 +6,13 @@
  * Ranges of an open chunk are punched once it is sealed. One whose freed ranges grow beyond `openFreedBytesMax` is asked back from
  * its session.
  *
- * Invariant: a pending free is removed only after every replica on a server that is up was punched, and no copy of the chunk ran that may
- * have read the range before.
+ * A server that is away for longer than the repair delay does not keep the space of the others: they are punched, and the pending frees are
+ * kept until it is back and has punched them too, or is removed from the cluster. What is kept costs nothing while it waits. There are at
+ * most as many frees as the chunk has blocks, neighbours become one, and the more there are, the longer new ones gather before all are
+ * punched again.
+ *
+ * Invariant: a pending free is removed only after every replica on a server of the cluster was punched, but for corrupt ones, and no copy
+ * of the chunk ran that may have read the range before.
  */
 import { PosixError } from '../domain/errors.ts'
 import type { ChunkId, ServerId, SessionId } from '../domain/ids.ts'
@@ -18,10 +23,10 @@ import { isFinished } from './chunk-map.ts'
 import type { ChunkMap } from './chunk-map.ts'
 import type { ChunkServers } from './chunk-servers.ts'
 import { chunks as chunkTable, pendingFreeBounds, pendingFrees, tableBounds } from './keys.ts'
-import type { Chunk } from './keys.ts'
+import type { Bounds } from './keys.ts'
 import type { Repair } from './repair.ts'
 import type { ServerTable } from './servers.ts'
-import type { Store } from './store.ts'
+import type { Store, Tx } from './store.ts'
 
 export interface ReclaimOptions {
   store: Store
@@ -40,21 +45,31 @@ export interface ReclaimOptions {
 
 /** Frees that come one after another are punched together. */
 const gatherMs = 1000
+/** So much longer for each range that is punched again with them. */
+const gatherMsPerKept = 100
 const retryMs = 5000
 const chunksAtOnceMax = 4
 const rangesPerRoundMax = 1000
 const recordsPerPage = 4096
 export const openFreedBytesMax = 1024 * 1024
 
-interface Freed {
-  record: Chunk | undefined
-  ranges: { block: number; blocks: number }[]
+interface Range {
+  block: number
+  blocks: number
+}
+
+/** Frees that were punched wherever it was possible. */
+interface Kept {
+  ranges: number
+  /** Servers that are away and hold a replica, or may. */
+  waitsFor: readonly ServerId[]
 }
 
 export class Reclaim {
   readonly #options: ReclaimOptions
   readonly #due = new Map<ChunkId, number>()
   readonly #running = new Set<ChunkId>()
+  readonly #kept = new Map<ChunkId, Kept>()
   #timer: Timer | undefined
   #closed = false
 
@@ -81,7 +96,7 @@ export class Reclaim {
   /** Something of this chunk became free. */
   freed(chunk: ChunkId): void {
     if (this.#due.has(chunk)) return
-    this.#later(chunk, gatherMs)
+    this.#later(chunk, gatherMs + (this.#kept.get(chunk)?.ranges ?? 0) * gatherMsPerKept)
   }
 
   /** The chunk was sealed: what had to wait for that can be done. */
@@ -89,7 +104,12 @@ export class Reclaim {
     if (this.#due.has(chunk)) this.#later(chunk, 0)
   }
 
-  /** Chunks that wait for something to be punched or deleted. */
+  /** The server is up again, or belongs to the cluster no more: what waited for it need not wait. */
+  serverReturned(server: ServerId): void {
+    for (const [chunk, { waitsFor }] of this.#kept) if (waitsFor.includes(server)) this.#later(chunk, 0)
+  }
+
+  /** Chunks that wait for something to be punched or deleted; not those that wait for a server that is away. */
   get pending(): number {
     return this.#due.size + this.#running.size
   }
@@ -142,37 +162,78 @@ export class Reclaim {
 
   /** Does what can be done for a chunk. Returns when to look again, or undefined when nothing is left. */
   async #reclaim(chunk: ChunkId): Promise<number | undefined> {
-    const { store, chunks, askToSeal } = this.#options
-    const { record, ranges } = await store.execute((tx): Freed => {
-      const freed = tx.range(pendingFrees, pendingFreeBounds(chunk), rangesPerRoundMax)
-      return {
-        record: tx.get(chunkTable, chunk),
-        ranges: freed.map(([{ block }, blocks]) => ({ block, blocks })),
-      }
-    })
+    const { store, askToSeal } = this.#options
+    const { gte, lt } = pendingFreeBounds(chunk)
+    const { record, ranges } = await store.execute((tx) => ({
+      record: tx.get(chunkTable, chunk),
+      ranges: rangesFrom(tx, { gte, lt }),
+    }))
     if (record && !record.sealed) {
       const freedBytes = ranges.reduce((sum, { blocks }) => sum + blocks, 0) * blockBytes
       if (freedBytes >= openFreedBytesMax) askToSeal(record.owner, chunk)
       return ranges.length > 0 || record.liveBlocks === 0 ? retryMs : undefined
     }
-    if (!record || record.liveBlocks === 0) return this.#remove(chunk)
-    if (ranges.length === 0) return undefined
-    if (!this.#canPunch(chunk)) return retryMs
-    const entry = chunks.get(chunk)
-    const holders = entry?.replicas.filter(({ server }) => this.#options.servers.isUp(server)) ?? []
+    if (!record || record.liveBlocks === 0) {
+      this.#kept.delete(chunk)
+      return this.#remove(chunk)
+    }
+    let kept = 0
+    for (let page = ranges; page.length > 0;) {
+      const away = await this.#punchAll(chunk, page)
+      if (away === undefined) return retryMs
+      if (away.length === 0) {
+        this.#kept.delete(chunk)
+        await this.#settle(chunk, page, false)
+        return page.length === rangesPerRoundMax ? 0 : this.#more(chunk)
+      }
+      const joinedCount = joinedRanges(page).length
+      kept += joinedCount
+      // Before anything else happens: the server may come back at once.
+      this.#kept.set(chunk, { ranges: kept, waitsFor: away })
+      if (joinedCount < page.length) await this.#settle(chunk, page, true)
+      if (page.length < rangesPerRoundMax) break
+      const next = `${pendingFrees.encodeKey({ chunk, block: page.at(-1)!.block })}\0`
+      page = await store.execute((tx) => rangesFrom(tx, { gte: next, lt }))
+    }
+    return undefined
+  }
+
+  /**
+   * Punches the replicas on servers that are up. Returns the servers that are away and hold others, or may; undefined when it has to be
+   * done again.
+   */
+  async #punchAll(chunk: ChunkId, ranges: readonly Range[]): Promise<ServerId[] | undefined> {
+    const { chunks, servers } = this.#options
+    if (!this.#canPunch(chunk)) return undefined
+    const holders = (chunks.get(chunk)?.replicas ?? []).filter(({ server }) => servers.isUp(server))
     await Promise.all(holders.map(({ server }) => this.#punch(server, chunk, ranges)))
-    if (!this.#canPunch(chunk)) return retryMs
-    await store.execute(
+    const entry = chunks.get(chunk)
+    if (!entry || !this.#canPunch(chunk)) return undefined
+    const punched = new Set(holders.map(({ server }) => server))
+    const away = new Set<ServerId>()
+    for (const { server, corrupt } of entry.replicas) {
+      if (servers.isUp(server)) {
+        // One that has come meanwhile.
+        if (!punched.has(server)) return undefined
+      } else if (!corrupt && servers.get(server)) away.add(server)
+    }
+    for (const { id, hasReported } of servers.all()) if (!hasReported) away.add(id)
+    return [...away]
+  }
+
+  /** Removes pending frees, or keeps them with neighbours as one. */
+  #settle(chunk: ChunkId, ranges: readonly Range[], keep: boolean): Promise<void> {
+    return this.#options.store.execute(
       (tx) => {
         const keys = ranges.map(({ block }) => ({ chunk, block }))
-        // It may have grown at its end meanwhile; the next round takes the whole again.
-        for (const [index, blocks] of tx.getMany(pendingFrees, keys).entries()) {
-          if (blocks === ranges[index]!.blocks) tx.delete(pendingFrees, keys[index]!)
-        }
+        // The chunk may be gone meanwhile, and a range may have grown at its end; then the next round takes the whole again.
+        const stored = tx.getMany(pendingFrees, keys)
+        const same = ranges.filter(({ blocks }, index) => stored[index] === blocks)
+        for (const { block } of same) tx.delete(pendingFrees, { chunk, block })
+        if (keep) for (const { block, blocks } of joinedRanges(same)) tx.put(pendingFrees, { chunk, block }, blocks)
       },
       { mayUseReserve: true },
     )
-    return ranges.length === rangesPerRoundMax ? 0 : this.#more(chunk)
   }
 
   /** What was freed while the punches ran is looked at again. */
@@ -193,7 +254,7 @@ export class Reclaim {
     })
   }
 
-  async #punch(server: ServerId, chunk: ChunkId, ranges: Freed['ranges']): Promise<void> {
+  async #punch(server: ServerId, chunk: ChunkId, ranges: readonly Range[]): Promise<void> {
     try {
       await this.#options.chunkServers.punch(
         server,
@@ -236,4 +297,18 @@ export class Reclaim {
     if (state === 'gone') return undefined
     return state === 'more' ? 0 : gatherMs
   }
+}
+
+const rangesFrom = (tx: Tx, bounds: Bounds): Range[] =>
+  tx.range(pendingFrees, bounds, rangesPerRoundMax).map(([{ block }, blocks]) => ({ block, blocks }))
+
+/** Neighbours as one. */
+const joinedRanges = (ranges: readonly Range[]): Range[] => {
+  const joined: Range[] = []
+  for (const { block, blocks } of ranges) {
+    const last = joined.at(-1)
+    if (last && last.block + last.blocks === block) last.blocks += blocks
+    else joined.push({ block, blocks })
+  }
+  return joined
 }

@@ -3,7 +3,8 @@
  * ones. Chunks with the fewest valid replicas come first. A server that is being drained gives replicas and takes none.
  *
  * Invariant: a replica is removed only while at least `copies` other valid sealed replicas are on servers that are up and not being
- * drained. A bad one is replaced in its place where no other server can take a copy.
+ * drained, and have just said that they hold them: what heartbeats told may be older than a removal or a loss. A bad one is replaced in
+ * its place where no other server can take a copy.
  * Invariant: nothing is copied or removed before each known server has reported, or has been away for `repairDelayMs`: a master that has
  * just started knows of no replica.
  *
@@ -207,12 +208,14 @@ export class Repair {
     }
   }
 
+  /** A replica that is known as sealed is only asked for: it is found out when it is not there, or not like that. */
   async #seal(entry: ChunkEntry, replica: Replica): Promise<void> {
     const { chunks, chunkServers } = this.#options
     const { server } = replica
+    const length = replica.sealed ? replica.length : entry.length
     try {
-      await chunkServers.seal(server, entry.id, entry.length)
-      chunks.update(entry.id, { server, length: entry.length, sealed: true, corrupt: replica.corrupt })
+      await chunkServers.seal(server, entry.id, length)
+      chunks.update(entry.id, { server, length, sealed: true, corrupt: replica.corrupt })
     } catch (caught) {
       if (!(caught instanceof PosixError)) throw caught
       if (caught.code === 'ENOENT') {
@@ -295,14 +298,14 @@ export class Repair {
     const { server } = replica
     if (this.isCopying(entry.id)) return
     this.#start(`remove/${entry.id}/${server}`, async () => {
-      const others = entry.replicas.filter(
-        (other) =>
-          other.server !== server &&
-          isFinished(entry, other) &&
-          isValid(entry, other) &&
-          servers.isStaying(other.server),
-      )
-      if (others.length < entry.copies || chunks.get(entry.id) !== entry) return
+      const counts = (other: Replica): boolean =>
+        other.server !== server && isFinished(entry, other) && isValid(entry, other) && servers.isStaying(other.server)
+      const others = entry.replicas.filter(counts)
+      if (others.length < entry.copies) return
+      // One that holds what is left of a chunk stays open, and seal would cut it.
+      await Promise.all(others.filter(({ sealed }) => sealed).map((other) => this.#seal(entry, other)))
+      const confirmed = entry.replicas.filter((other) => others.includes(other) && counts(other))
+      if (confirmed.length < entry.copies || chunks.get(entry.id) !== entry || this.isCopying(entry.id)) return
       await chunkServers.delete(server, [entry.id])
       chunks.lost(entry.id, server)
       if (why === 'surplus') this.#moves.delete(entry.id)

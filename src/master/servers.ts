@@ -58,6 +58,8 @@ export interface Server {
   fileSystemFreeBytes: number
   load: number
   activity: Activity | undefined
+  /** Since the master's start: its replicas are known, at least as they were when it was here last. */
+  hasReported: boolean
   /** By the master's clock; its start when the server was not seen since. */
   lastSeenMs: number
 }
@@ -191,7 +193,9 @@ export class ServerTable {
   /** A page of a report is a sign of life; the last one makes the server up. */
   reported(server: Server, last: boolean): void {
     server.lastSeenMs = this.#options.clock.nowMs()
-    if (last) this.#become(server, 'up', 'its report is complete')
+    if (!last) return
+    server.hasReported = true
+    this.#become(server, 'up', 'its report is complete')
   }
 
   get(id: ServerId): Server | undefined {
@@ -362,6 +366,7 @@ export class ServerTable {
       fileSystemFreeBytes: 0,
       load: 0,
       activity: undefined,
+      hasReported: false,
       lastSeenMs: nowMs,
     }
     this.#servers.set(id, server)

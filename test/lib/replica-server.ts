@@ -45,6 +45,8 @@ export interface ReplicaServer {
   beat(): void
   /** Nothing of it is heard any more; it keeps its replicas. */
   stop(): Promise<void>
+  /** What was stopped is there again. */
+  start(): Promise<void>
   set(chunk: bigint, replica: Partial<HeldReplica>): void
   /** Comes between a deletion and its answer. */
   deleted?: () => Promise<void>
@@ -113,7 +115,8 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       }),
     ],
   ])
-  let listener: Listener | undefined = await transport.listen('127.0.0.1:0', { unary, stream: new Map() })
+  const services = { unary, stream: new Map() }
+  let listener: Listener | undefined = await transport.listen('127.0.0.1:0', services)
   const { address } = listener
   const reported = (): Replica[] =>
     [...replicas].map(([chunkId, { length, sealed, corrupt }]) => ({
@@ -193,6 +196,12 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       timer?.cancel()
       await listener?.close()
       listener = undefined
+    },
+    start: async () => {
+      listener = await transport.listen(address, services)
+      stopped = false
+      await server.join()
+      server.beat()
     },
     set: (chunk, replica) => {
       const old = replicas.get(chunk) ?? { length: 0, sealed: false, corrupt: false, punched: [] }

@@ -110,6 +110,26 @@ t.test('a full report replaces what was known of a server', async (t) => {
   t.equal(map.unknownSince(0, 10).length, 0)
 })
 
+t.test('damage that was found outlasts a heartbeat from before, not a copy nor a new report', async (t) => {
+  const map = new ChunkMap({ clock: manualClock(), isUp: () => true, isStaying: () => true, attention: () => {} })
+  const server = asServerId(1)
+  const chunk = asChunkId(1n)
+  const entry = map.load(chunk, record(4096, true))
+  const replica = { length: 4096, sealed: true, corrupt: false }
+  const earlier = { chunkId: chunk, ...replica, deleted: false }
+  map.update(chunk, { server, ...replica, corrupt: true })
+  map.report(server, earlier)
+  t.equal(entry.valid, 0)
+  map.update(chunk, { server, ...replica })
+  map.report(server, earlier)
+  t.equal(entry.valid, 1, 'a copy')
+  map.update(chunk, { server, ...replica, corrupt: true })
+  map.reportBegins(server)
+  map.report(server, earlier)
+  map.reportEnds(server)
+  t.equal(entry.valid, 1, 'it started anew')
+})
+
 t.test('unknown replicas on servers that are down do not hide those of others', async (t) => {
   const [down, up] = [asServerId(1), asServerId(2)]
   const isUp = (server: number): boolean => server === up

@@ -247,6 +247,29 @@ t.test('seed 10383: a deletion that a loss of power took back is not believed', 
   t.notOk(server.replicas.has(chunk))
 })
 
+t.test('a heartbeat that a deletion has overtaken does not cost another replica', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const { chunk, servers } = await writeFile(cluster, client, 'f', 8192)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  const [source, other] = cluster.servers.filter(({ serverId }) => servers.includes(serverId))
+  const target = cluster.servers.find(({ serverId }) => !servers.includes(serverId))!
+  source!.freeBytes -= 4096
+  await cluster.clock.advance(2000)
+  const held = { chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false }
+  target.set(chunk, held)
+  await cluster.until('surplus removed', () => source!.asked.includes(`delete ${chunk}`))
+  // Now another one would be the first to go.
+  other!.freeBytes -= 65_536
+  await cluster.clock.advance(2000)
+  await source!.heartbeat([held])
+  await cluster.clock.advance(10_000)
+  t.equal(cluster.servers.flatMap(({ asked }) => asked.filter((what) => what.startsWith('delete'))).length, 1)
+  t.equal(validReplicas(cluster, chunk), 3)
+  t.match((await cluster.status()).chunks, { byValidReplicas: [0n, 0n, 0n, 1n], overReplicated: 0n })
+})
+
 t.test('registration: who must not take part is told why', async (t) => {
   const cluster = await masterCluster(t, { servers: 2 })
   const [first, second] = cluster.servers
@@ -577,4 +600,73 @@ t.test('freed ranges are punched in each replica, and a dead chunk is deleted, a
   t.equal(status.chunks!.total, 0n)
   t.equal(status.liveBytes, 0n)
   t.equal(status.punchesPending, 0n)
+})
+
+t.test('a server that was away for longer than the delay punches, too, what was freed meanwhile', async (t) => {
+  for (const restarts of [false, true]) {
+    const cluster = await masterCluster(t, { servers: 3 })
+    const [away, ...others] = cluster.servers
+    const client = await beating(cluster)
+    const { ino, chunk } = await writeFile(cluster, client, 'f', 40_960)
+    await seal(client, chunk)
+    await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+    await cluster.clock.advance(2000)
+    await away!.stop()
+    await cluster.until('down', async () => (await cluster.status()).servers.some(({ state }) => state === 'down'))
+    await cluster.clock.advance(11_000)
+    const punches = ({ asked }: ReplicaServer): string[] => asked.filter((what) => what.startsWith('punch'))
+    const free = async (offset: bigint): Promise<void> => {
+      const punch = { ino, mode: 3, offset, length: 4096n }
+      expect(await client.request({ $case: 'fallocate', value: punch }), 'attributesAndLease')
+    }
+    await free(4096n)
+    await free(8192n)
+    const punched = `punch ${chunk} 4096+4096 8192+4096`
+    await cluster.until('punched', () => others.every(({ asked }) => asked.includes(punched)))
+    await cluster.clock.advance(60_000)
+    for (const server of others) t.same(punches(server), [punched], 'once')
+    t.equal((await cluster.status()).punchesPending, 0n, 'nothing can be done')
+    await free(16_384n)
+    const more = `punch ${chunk} 4096+8192 16384+4096`
+    await cluster.until('more punched', () => others.every(({ asked }) => asked.includes(more)))
+    if (restarts) {
+      await cluster.restart()
+      for (const server of others) await server.join()
+      await cluster.until('punched again', () => others.every((server) => punches(server).length === 3))
+    }
+    t.same(punches(away!), [])
+    await away!.start()
+    await cluster.until('punched there', () => punches(away!).includes(more))
+    await cluster.clock.advance(2000)
+    t.equal((await cluster.status()).punchesPending, 0n)
+    const before = cluster.servers.flatMap(punches).length
+    await cluster.restart()
+    for (const server of cluster.servers) await server.join()
+    await cluster.clock.advance(30_000)
+    t.equal(cluster.servers.flatMap(punches).length, before, 'nothing is left of it')
+  }
+})
+
+t.test('what waits to be punched on a server that is removed is forgotten', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const { ino, chunk, servers } = await writeFile(cluster, client, 'f', 40_960)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  await cluster.clock.advance(2000)
+  const away = cluster.servers.find(({ serverId }) => serverId === servers[0])!
+  await away.stop()
+  await cluster.until('copied', () => cluster.servers.every(({ replicas }) => replicas.has(chunk)))
+  const punch = { ino, mode: 3, offset: 4096n, length: 4096n }
+  expect(await client.request({ $case: 'fallocate', value: punch }), 'attributesAndLease')
+  const punches = (): number =>
+    cluster.servers.flatMap(({ asked }) => asked.filter((what) => what.startsWith('punch'))).length
+  await cluster.until('punched', () => punches() === 3)
+  await cluster.admin('removeServer', { serverId: away.serverId, force: false, loseData: false })
+  await cluster.until('settled', () => punches() === 6)
+  await cluster.clock.advance(2000)
+  await cluster.restart()
+  for (const server of cluster.servers) if (server !== away) await server.join()
+  await cluster.clock.advance(30_000)
+  t.equal(punches(), 6)
 })
