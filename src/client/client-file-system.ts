@@ -491,9 +491,13 @@ export class ClientFileSystem implements FileSystem {
     }
   }
 
-  /** The master has ended the session. What was buffered cannot be committed any more: others may have written since. */
-  #lost(): void {
+  /**
+   * The master has ended the session. What was buffered cannot be committed any more: others may have written since. True: something was
+   * buffered, or in the journal.
+   */
+  #lost(): boolean {
     const { leases, inodes, frontEnd, journal, log } = this.#core
+    const isJournaled = !journal.isEmpty
     for (const [ino, cached] of leases.cachedOfAll()) {
       frontEnd.withdrawLost(ino, cached, { data: (inodes.get(ino)?.handles ?? 0) > 0 })
     }
@@ -521,6 +525,7 @@ export class ClientFileSystem implements FileSystem {
     // The master seals what this session had open, which brings it to disk.
     this.#unsynced.clear()
     this.#core.data.writer.sessionEnded()
+    return isJournaled || lostInos.length > 0
   }
 
   async #close(): Promise<void> {
