@@ -154,3 +154,19 @@ t.test('renamed and removed while a session ends and nothing is lost with it', a
   t.equal(await code(b.lookup(caller(), directory, name('other'))), 'ENOENT')
   await cluster.close()
 })
+
+t.test('what a lost session has taken from a file that was closed is told to who relies on it next', async (t) => {
+  const { cluster, a, b, directory, place } = await shared(t)
+  const handles = [await open(a, directory, 'tmp'), await open(a, directory, 'target')]
+  cutOff(cluster)
+  for (const handle of handles) await overwrite(a, handle)
+  await pause(2 * leaseMs)
+  cluster.network.heal('client1', 'master')
+  // Who asks the master waits for the new session.
+  const handle = await open(a, directory, 'target')
+  t.equal(await code(a.rename(caller(), place('tmp'), place('target'), 0)), 'EIO', 'it is not put in place')
+  t.equal(await code(a.fsync(caller(), handle, false)), 'EIO', 'it is not on disk')
+  t.equal(await code(a.fsync(caller(), handle, false)), 'none', 'once')
+  t.equal((await read(b, directory, 'target')).toString(), 'old')
+  await cluster.close()
+})
