@@ -51,7 +51,7 @@ import { Flusher } from './flusher.ts'
 import { RoomWatch } from './room-watch.ts'
 import { Handles } from './handles.ts'
 import { InodeOperations } from './inode-operations.ts'
-import { describeEntry } from './journal.ts'
+import { changesContent, describeEntry } from './journal.ts'
 import type { JournalFailure } from './journal.ts'
 import type { Locations } from './locations.ts'
 import { Namespace } from './namespace.ts'
@@ -459,15 +459,17 @@ export class ClientFileSystem implements FileSystem {
     inode.tail = undefined
   }
 
-  /** Never silent: who has such a file open is told, and everybody can read which files it was. */
+  /** Never silent: who has such a file open is told, or opens it next if it lost content; and everybody can read which files it was. */
   #journalFailed(failures: readonly JournalFailure[]): void {
     const { inodes, log } = this.#core
     for (const { entry } of failures) {
       for (const ino of entry.inos) {
-        const inode = inodes.get(ino)
-        if (inode === undefined) continue
-        inode.errors.record('EIO')
+        const isContent = changesContent(entry)
+        if (inodes.get(ino) === undefined && !isContent) continue
+        const inode = inodes.use(ino)
+        if (isContent || inode.handles > 0 || inode.opening > 0) inode.errors.record('EIO')
         inode.dropLayout()
+        inodes.release(inode)
       }
     }
     for (const { entry, cause } of failures.slice(0, failuresLoggedMax)) {
@@ -491,9 +493,13 @@ export class ClientFileSystem implements FileSystem {
     }
   }
 
-  /** The master has ended the session. What was buffered cannot be committed any more: others may have written since. */
-  #lost(): void {
+  /**
+   * The master has ended the session. What was buffered cannot be committed any more: others may have written since. True: something was
+   * buffered, or in the journal.
+   */
+  #lost(): boolean {
     const { leases, inodes, frontEnd, journal, log } = this.#core
+    const isJournaled = !journal.isEmpty
     for (const [ino, cached] of leases.cachedOfAll()) {
       frontEnd.withdrawLost(ino, cached, { data: (inodes.get(ino)?.handles ?? 0) > 0 })
     }
@@ -521,6 +527,7 @@ export class ClientFileSystem implements FileSystem {
     // The master seals what this session had open, which brings it to disk.
     this.#unsynced.clear()
     this.#core.data.writer.sessionEnded()
+    return isJournaled || lostInos.length > 0
   }
 
   async #close(): Promise<void> {

@@ -6,8 +6,8 @@
  * committed (`inline` or `segments`, cached under a lease). The first two exist only under a write lease.
  *
  * Invariant: cached state is dropped before its lease is returned, and used only under a pin on it.
- * Invariant: an inode is in the table while something needs it: a user, a handle, buffered data, an error nobody was told. Those that
- * only have a layout that is right under a lease stay for a while, too: the last `idleMax`.
+ * Invariant: an inode is in the table while something needs it: a user, a handle, buffered data. Those that only have an error that nobody
+ * was told stay, too, the last `untoldMax`, and those that only have a layout that is right under a lease, the last `idleMax`.
  */
 import type { Extent } from '../domain/extents.ts'
 import type { ChunkId, Ino } from '../domain/ids.ts'
@@ -93,6 +93,11 @@ export class Inode {
     return !this.dirty.empty || this.batches.length > 0
   }
 
+  /** Its content may not be the master's: some of it is buffered, or was lost and nobody knows it yet. */
+  get unsettled(): boolean {
+    return this.buffered || this.errors.untold
+  }
+
   /** Attributes with what is buffered here. */
   effective(attributes: Attributes): Attributes {
     if (!this.buffered) return attributes
@@ -142,11 +147,15 @@ export class Inode {
 const roundUp = (bytes: bigint): bigint => ((bytes + BigInt(blockBytes - 1)) / BigInt(blockBytes)) * BigInt(blockBytes)
 
 const idleMax = 4096
+/** A few times what a full journal holds, which a lost session takes with it. */
+export const untoldMax = 16_384
 
 export class Inodes {
   readonly #inodes = new Map<Ino, Inode>()
   /** Those that only a lease keeps here, longest idle first. */
   readonly #idle = new Set<Inode>()
+  /** Those that only an error keeps here, oldest first. */
+  readonly #untold = new Set<Inode>()
   readonly #cachedOf: (ino: Ino) => Cached | undefined
 
   constructor(cachedOf: (ino: Ino) => Cached | undefined) {
@@ -161,8 +170,8 @@ export class Inodes {
     return this.#inodes.values()
   }
 
-  get anyBuffered(): boolean {
-    for (const { buffered } of this.#inodes.values()) if (buffered) return true
+  get anyUnsettled(): boolean {
+    for (const { unsettled } of this.#inodes.values()) if (unsettled) return true
     return false
   }
 
@@ -175,6 +184,7 @@ export class Inodes {
     }
     inode.users++
     this.#idle.delete(inode)
+    this.#untold.delete(inode)
     return inode
   }
 
@@ -187,15 +197,19 @@ export class Inodes {
     const needed =
       inode.users > 0 || inode.handles > 0 || inode.opened !== 'no' || inode.buffered || inode.unsynced.size > 0
     this.#idle.delete(inode)
+    this.#untold.delete(inode)
     if (needed) return
-    if (this.#cachedOf(inode.ino) === undefined) {
-      this.#inodes.delete(inode.ino)
-      return
-    }
-    this.#idle.add(inode)
-    if (this.#idle.size <= idleMax) return
-    for (const oldest of this.#idle) {
-      this.#idle.delete(oldest)
+    if (inode.errors.untold) this.#keepSome(this.#untold, inode, untoldMax)
+    else if (this.#cachedOf(inode.ino) !== undefined) this.#keepSome(this.#idle, inode, idleMax)
+    else this.#inodes.delete(inode.ino)
+  }
+
+  /** Keeps it as the newest of these, and forgets the oldest when there are too many. */
+  #keepSome(kept: Set<Inode>, inode: Inode, max: number): void {
+    kept.add(inode)
+    if (kept.size <= max) return
+    for (const oldest of kept) {
+      kept.delete(oldest)
       this.#inodes.delete(oldest.ino)
       return
     }

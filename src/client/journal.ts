@@ -187,6 +187,10 @@ export class Journal {
   }
 }
 
+/** Of the one file that it names. */
+export const changesContent = ({ wire: { op } }: JournalEntry): boolean =>
+  op?.$case === 'commit' || (op?.$case === 'setattr' && op.value.size !== undefined)
+
 /** For people: what was to be done, to which name or inode. */
 export const describeEntry = ({ wire }: JournalEntry): string => {
   const { op } = wire

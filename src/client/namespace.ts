@@ -232,7 +232,7 @@ export class Namespace {
   /** What the name leads to is asked where it is not known and may matter. */
   async #flushMoved({ parent, name }: Place, signal: AbortSignal): Promise<void> {
     let ino = this.#leadsTo({ parent, name })
-    if (ino === undefined && this.#core.inodes.anyBuffered) {
+    if (ino === undefined && this.#core.inodes.anyUnsettled) {
       try {
         ino = (await this.find(parent, name, signal)).attributes.ino
       } catch (caught) {
@@ -255,8 +255,7 @@ export class Namespace {
   }
 
   #isUnsettled(ino: Ino): boolean {
-    const inode = this.#core.inodes.get(ino)
-    return inode !== undefined && (inode.buffered || inode.errors.untold)
+    return this.#core.inodes.get(ino)?.unsettled === true
   }
 
   /**

@@ -15,7 +15,8 @@ export type ResultValue<Name extends ResultName> = Extract<Result, { $case: Name
  * What becomes of a request whose session has ended before it was answered:
  * - again: it changes nothing, or nothing more when it runs twice; it is sent in the new session.
  * - gone: what it speaks of ended with the session.
- * - unknown: it may have taken effect; only a request that was never sent is sent in the new session.
+ * - unknown: it may have taken effect; only a request that was never sent is sent in the new session, and only when nothing was lost that
+ *   had been answered: whoever made the request may rely on that.
  */
 const fates: Record<OperationName, 'again' | 'gone' | 'unknown'> = {
   lookup: 'again',

@@ -64,8 +64,8 @@ export interface SessionHooks {
   /** The master has seen everything that was sent before this moment, and what it had answered until then has arrived. */
   echoed(sentMs: number): void
   pushed(push: NonNullable<Push['push']>): void
-  /** The session has ended at the master; nothing of what was held counts any more. */
-  lost(): void
+  /** The session has ended at the master; nothing of what was held counts any more. True: changes that had been answered are lost with it. */
+  lost(): boolean
   /** The session goes on over a new stream: the master knows exactly what `holdings` gave. */
   resumed(): void
   /** A new session has begun after one was lost. */
@@ -542,7 +542,7 @@ export class Session {
     this.#inFlight = new Map()
     this.#lockWaits = new Map()
     this.#nextId = 1n
-    this.#hooks.lost()
+    const isLoss = this.#hooks.lost()
     const again: Pending[] = []
     for (const pending of sent) {
       const fate = fateOf(pending.operation)
@@ -555,9 +555,10 @@ export class Session {
       pending.settle?.(goneOutcome(pending.operation, fate === 'again' ? 'unknown' : fate))
     }
     const unsent = this.#outbox.filter((pending) => {
-      if (fateOf(pending.operation) !== 'gone') return true
+      const fate = fateOf(pending.operation)
+      if (fate === 'again' || (fate === 'unknown' && !isLoss)) return true
       pending.outcome?.(undefined)
-      pending.settle?.(goneOutcome(pending.operation, 'gone'))
+      pending.settle?.(goneOutcome(pending.operation, fate))
       return false
     })
     this.#outbox = [...again, ...unsent]

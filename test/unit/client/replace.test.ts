@@ -2,9 +2,11 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
-import type { FileSystem } from '../../../src/client/file-system.ts'
+import type { FileSystem, Handle } from '../../../src/client/file-system.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
+import { code } from '../../lib/answers.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
+import type { InProcessCluster } from '../../lib/in-process-cluster.ts'
 
 const O_RDWR = 2
 const RENAME_EXCHANGE = 2
@@ -79,3 +81,92 @@ for (const kind of kinds) {
   t.test(`${kind} in a directory of its own`, (t) => puts(t, kind, false))
   t.test(`${kind} in a directory that is fought for`, (t) => puts(t, kind, true))
 }
+
+const leaseMs = 1500
+/** It lives in the inode, so what is written is in the journal when the file is closed. */
+const small = Buffer.alloc(3000, 'new')
+
+interface Shared {
+  cluster: InProcessCluster
+  a: FileSystem
+  b: FileSystem
+  directory: Ino
+  place(text: string): { parent: Ino; name: Buffer }
+}
+
+/** A directory in which names are the master's, with "target", whose content is "old", and an empty file that the first client has to itself. */
+const shared = async (t: Test): Promise<Shared> => {
+  const cluster = await startInProcessCluster(t, { config: { sessionLeaseMs: leaseMs, leaseQuietMs: 60_000 } })
+  const a = await cluster.mount()
+  const b = await cluster.mount()
+  const { attributes } = await a.mkdir(caller(), a.root, name('d'), 0o755)
+  const directory = attributes.ino
+  await write(a, directory, 'target', name('old'))
+  await write(b, directory, 'other', name('x'))
+  await write(a, directory, 'tmp', Buffer.alloc(0))
+  await a.syncfs(caller())
+  return { cluster, a, b, directory, place: (text) => ({ parent: directory, name: name(text) }) }
+}
+
+const open = async (fs: FileSystem, directory: Ino, text: string): Promise<Handle> => {
+  const { attributes } = await fs.lookup(caller(), directory, name(text))
+  return (await fs.open(caller(), attributes.ino, O_RDWR)).handle
+}
+
+/** Its leases count for a while yet, and its requests wait. */
+const cutOff = ({ network, masterAddress }: InProcessCluster): void => {
+  network.cut('client1', 'master')
+  network.drop(masterAddress)
+}
+
+const overwrite = async (fs: FileSystem, handle: Handle): Promise<void> => {
+  await fs.write(caller(), handle, 0n, small, noKill)
+  await fs.flush(caller(), handle, 1n)
+  await fs.release(handle)
+}
+
+t.test('renamed and removed while what was written before is lost with the session', async (t) => {
+  const { cluster, a, b, directory, place } = await shared(t)
+  const handle = await open(a, directory, 'tmp')
+  cutOff(cluster)
+  await overwrite(a, handle)
+  const renamed = code(a.rename(caller(), place('tmp'), place('target'), 0))
+  const removed = code(a.unlink(caller(), directory, name('other')))
+  await pause(2 * leaseMs)
+  cluster.network.heal('client1', 'master')
+  t.equal(await renamed, 'EIO')
+  t.equal(await removed, 'EIO')
+  t.equal((await read(b, directory, 'target')).toString(), 'old')
+  t.equal((await read(b, directory, 'other')).toString(), 'x')
+  await cluster.close()
+})
+
+t.test('renamed and removed while a session ends and nothing is lost with it', async (t) => {
+  const { cluster, a, b, directory, place } = await shared(t)
+  cutOff(cluster)
+  const renamed = code(a.rename(caller(), place('tmp'), place('target'), 0))
+  const removed = code(a.unlink(caller(), directory, name('other')))
+  await pause(2 * leaseMs)
+  cluster.network.heal('client1', 'master')
+  t.equal(await renamed, 'none')
+  t.equal(await removed, 'none')
+  t.equal((await read(b, directory, 'target')).toString(), '')
+  t.equal(await code(b.lookup(caller(), directory, name('other'))), 'ENOENT')
+  await cluster.close()
+})
+
+t.test('what a lost session has taken from a file that was closed is told to who relies on it next', async (t) => {
+  const { cluster, a, b, directory, place } = await shared(t)
+  const handles = [await open(a, directory, 'tmp'), await open(a, directory, 'target')]
+  cutOff(cluster)
+  for (const handle of handles) await overwrite(a, handle)
+  await pause(2 * leaseMs)
+  cluster.network.heal('client1', 'master')
+  // Who asks the master waits for the new session.
+  const handle = await open(a, directory, 'target')
+  t.equal(await code(a.rename(caller(), place('tmp'), place('target'), 0)), 'EIO', 'it is not put in place')
+  t.equal(await code(a.fsync(caller(), handle, false)), 'EIO', 'it is not on disk')
+  t.equal(await code(a.fsync(caller(), handle, false)), 'none', 'once')
+  t.equal((await read(b, directory, 'target')).toString(), 'old')
+  await cluster.close()
+})
