@@ -113,7 +113,6 @@ export interface ClientFileSystemOptions {
 export class ClientFileSystem implements FileSystem {
   readonly #core: ClientCore
   readonly #flusher: Flusher
-  readonly #unsynced = new UnsyncedChunks()
   readonly #namespace: Namespace
   readonly #inodeOperations: InodeOperations
   readonly #fileIo: FileIo
@@ -178,7 +177,7 @@ export class ClientFileSystem implements FileSystem {
         append: (pieces, options) => core.data.writer.append(pieces, options),
         committed: (appended) => core.data.writer.committed(appended),
       }),
-      unsynced: this.#unsynced,
+      unsynced: new UnsyncedChunks(),
       locations,
       room: this.#room,
       inlineBytesMax: () => core.session.welcome.inlineBytesMax,
@@ -518,8 +517,7 @@ export class ClientFileSystem implements FileSystem {
         lockedInodes: lockedInos.map(Number),
       })
     }
-    // The master seals what this session had open, which brings it to disk.
-    this.#unsynced.clear()
+    // What is committed and not synced stays to be synced: the master seals what this session had open, but not before anybody may ask.
     this.#core.data.writer.sessionEnded()
   }
 
