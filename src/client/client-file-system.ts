@@ -8,8 +8,8 @@
  * | inode-operations  | attributes, link targets, extended attributes                |
  * | file-changes      | truncation, fallocate, copy_file_range, lseek                |
  * | open-files        | open, create, close                                          |
- * | file-io           | read, write, fsync                                           |
- * | directories       | listings                                                     |
+ * | file-io           | read, write, fsync of files                                  |
+ * | directories       | listings, fsync of directories                               |
  * | file-locks        | fcntl(2) and flock(2) locks                                  |
  */
 import type { AccessTimePolicy } from '../domain/access-time.ts'
@@ -54,6 +54,7 @@ import { InodeOperations } from './inode-operations.ts'
 import { changesContent, describeEntry } from './journal.ts'
 import type { JournalFailure } from './journal.ts'
 import type { Locations } from './locations.ts'
+import { LostChanges } from './lost-changes.ts'
 import { Namespace } from './namespace.ts'
 import type { Place } from './names.ts'
 import { OpenFiles } from './open-files.ts'
@@ -113,7 +114,6 @@ export interface ClientFileSystemOptions {
 export class ClientFileSystem implements FileSystem {
   readonly #core: ClientCore
   readonly #flusher: Flusher
-  readonly #unsynced = new UnsyncedChunks()
   readonly #namespace: Namespace
   readonly #inodeOperations: InodeOperations
   readonly #fileIo: FileIo
@@ -124,6 +124,7 @@ export class ClientFileSystem implements FileSystem {
   readonly #directories: Directories
   readonly #statistics: Statistics
   readonly #room: RoomWatch
+  readonly #lostChanges = new LostChanges()
   /** What is held at this moment. */
   readonly figures: () => ClientFigures
   #closing: Promise<void> | undefined
@@ -178,7 +179,7 @@ export class ClientFileSystem implements FileSystem {
         append: (pieces, options) => core.data.writer.append(pieces, options),
         committed: (appended) => core.data.writer.committed(appended),
       }),
-      unsynced: this.#unsynced,
+      unsynced: new UnsyncedChunks(),
       locations,
       room: this.#room,
       inlineBytesMax: () => core.session.welcome.inlineBytesMax,
@@ -218,7 +219,7 @@ export class ClientFileSystem implements FileSystem {
     this.#fileIo = fileIo
     this.#fileChanges = fileChanges
     this.#openFiles = new OpenFiles({ core, handles, flusher, fileChanges, fileLocks, inodeOperations, namespace })
-    this.#directories = new Directories(core, handles)
+    this.#directories = new Directories(core, handles, this.#lostChanges)
     this.#statistics = new Statistics({
       clock,
       ask: async (signal) => {
@@ -357,7 +358,9 @@ export class ClientFileSystem implements FileSystem {
   }
 
   fsync(context: Context, handle: Handle): Promise<void> {
-    return this.#fileIo.fsync(context, handle)
+    return this.#handles.isDirectory(handle)
+      ? this.#directories.fsyncdir(context, handle)
+      : this.#fileIo.fsync(context, handle)
   }
 
   async opendir(_context: Context, ino: Ino): Promise<Opened> {
@@ -378,14 +381,18 @@ export class ClientFileSystem implements FileSystem {
     this.#directories.releasedir(handle)
   }
 
-  fsyncdir(context: Context): Promise<void> {
-    const { journal } = this.#core
-    return this.#core.run(context, (signal) => orAborted(journal.settled(journal.last), signal))
+  fsyncdir(context: Context, handle: Handle): Promise<void> {
+    return this.#directories.fsyncdir(context, handle)
   }
 
   syncfs(context: Context): Promise<void> {
     const all = (): Promise<unknown> => Promise.all([this.#fileIo.syncAll(), this.#core.accessTimes.flush()])
-    return this.#core.run(context, async (signal) => void (await orAborted(all(), signal)))
+    const { anywhere } = this.#lostChanges
+    const errors = anywhere.cursor()
+    return this.#core.run(context, async (signal) => {
+      await orAborted(all(), signal)
+      anywhere.check(errors)
+    })
   }
 
   statfs(context: Context): Promise<FileSystemStatistics> {
@@ -463,6 +470,7 @@ export class ClientFileSystem implements FileSystem {
   #journalFailed(failures: readonly JournalFailure[]): void {
     const { inodes, log } = this.#core
     for (const { entry } of failures) {
+      this.#lostChanges.record(entry)
       for (const ino of entry.inos) {
         const isContent = changesContent(entry)
         if (inodes.get(ino) === undefined && !isContent) continue
@@ -524,8 +532,7 @@ export class ClientFileSystem implements FileSystem {
         lockedInodes: lockedInos.map(Number),
       })
     }
-    // The master seals what this session had open, which brings it to disk.
-    this.#unsynced.clear()
+    // What is committed and not synced stays to be synced: the master seals what this session had open, but not before anybody may ask.
     this.#core.data.writer.sessionEnded()
     return isJournaled || lostInos.length > 0
   }

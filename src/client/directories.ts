@@ -1,5 +1,5 @@
 /**
- * Listing directories. The front end may keep a listing that it reads under a lease, and finds it again at the next opendir.
+ * Listing directories, and making durable what was done in them. The front end may keep a listing that it reads under a lease, and finds it again at the next opendir.
  *
  * Invariant: all open directories of one inode that may add to what the front end keeps were opened under one lease. So an answer that was
  * given under an earlier one cannot get in among what is read under a later one.
@@ -13,6 +13,7 @@ import { DirectoryListing } from './directory-listing.ts'
 import type { Fetched, Listed, ListingSource } from './directory-listing.ts'
 import type { Context, DirectoryEntry, Handle, Opened } from './file-system.ts'
 import type { Handles } from './handles.ts'
+import type { LostChanges } from './lost-changes.ts'
 import { orAborted } from './waiting.ts'
 
 /** Entries of a directory. Takes note of what came with leases; gives the newest attributes of the entries. */
@@ -41,22 +42,29 @@ export const fetchEntries = async (
 export class Directories {
   readonly #core: ClientCore
   readonly #handles: Handles
+  readonly #lost: LostChanges
   /** Open directories whose listing the front end may keep: how many, and the lease that they were opened under. */
   readonly #kept = new Map<Ino, { under: Cached; count: number }>()
 
-  constructor(core: ClientCore, handles: Handles) {
+  constructor(core: ClientCore, handles: Handles, lost: LostChanges) {
     this.#core = core
     this.#handles = handles
+    this.#lost = lost
   }
 
   opendir(ino: Ino): Opened {
     const listing = new DirectoryListing(ino, this.#core.root, this.#source)
+    const errors = this.#lost.cursor(ino)
     const under = this.#core.leases.usableCached(ino)
     const kept = this.#kept.get(ino)
     // Told before a name is: what is believed of the directory is taken back when the lease is.
     const isTold = under !== undefined && this.#core.frontEnd.namesMs(ino) > 0
     if (!isTold || (kept !== undefined && kept.under !== under)) {
-      return { handle: this.#handles.addDirectory(listing, { isKept: false }), keepCache: false, cacheDirectory: false }
+      return {
+        handle: this.#handles.addDirectory(listing, { errors, isKept: false }),
+        keepCache: false,
+        cacheDirectory: false,
+      }
     }
     this.#kept.set(ino, { under, count: (kept?.count ?? 0) + 1 })
     const keepCache = under.hasListing
@@ -64,7 +72,7 @@ export class Directories {
     this.#core.leases.touch(ino)
     // What is read of a kept listing is never asked for here, so opening counts as reading.
     if (keepCache) this.#core.wasRead(ino)
-    return { handle: this.#handles.addDirectory(listing, { isKept: true }), keepCache, cacheDirectory: true }
+    return { handle: this.#handles.addDirectory(listing, { errors, isKept: true }), keepCache, cacheDirectory: true }
   }
 
   readdir(
@@ -88,6 +96,16 @@ export class Directories {
       } finally {
         isOver = true
       }
+    })
+  }
+
+  /** What was done in it is durable, or EIO, once. */
+  fsyncdir(context: Context, handle: Handle): Promise<void> {
+    return this.#core.run(context, async (signal) => {
+      const { listing, errors } = this.#handles.directory(handle)
+      const { journal } = this.#core
+      await orAborted(journal.settled(journal.last), signal)
+      this.#lost.check(listing.ino, errors)
     })
   }
 

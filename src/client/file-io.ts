@@ -90,11 +90,7 @@ export class FileIo {
   }
 
   fsync(context: Context, handle: Handle): Promise<void> {
-    return this.#core.run(context, (signal) => {
-      if (this.#handles.isDirectory(handle))
-        return orAborted(this.#core.journal.settled(this.#core.journal.last), signal)
-      return this.#fsync(this.#handles.file(handle), signal)
-    })
+    return this.#core.run(context, (signal) => this.#fsync(this.#handles.file(handle), signal))
   }
 
   /** Everything that is buffered is on disk, or EIO. */

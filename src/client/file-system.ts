@@ -223,8 +223,9 @@ export interface FileSystem {
     accept: (entry: DirectoryEntry) => boolean,
   ): Promise<void>
   releasedir(handle: Handle): Promise<void>
+  /** What was done in the directory is durable when it resolves. EIO, once for each handle, when something of it is lost. */
   fsyncdir(context: Context, handle: Handle): Promise<void>
-  /** Everything that this client has buffered becomes durable. */
+  /** Everything that this client has buffered becomes durable. EIO when something that was answered is lost and no syncfs has told it. */
   syncfs(context: Context): Promise<void>
   statfs(context: Context): Promise<FileSystemStatistics>
 

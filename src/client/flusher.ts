@@ -474,7 +474,8 @@ export class Flusher {
     const complete = !inode.unsyncedComplete
     try {
       if (chunkIds.length > 0) await this.#syncNow(chunkIds)
-      for (const chunkId of candidates) inode.unsynced.delete(chunkId)
+      // What was appended meanwhile is still to be synced.
+      for (const chunkId of candidates) if (!unsynced.has(chunkId)) inode.unsynced.delete(chunkId)
       if (complete) inode.unsyncedComplete = true
     } catch (caught) {
       this.#options.log.error('data could not be brought to disk', { ino: inode.ino, cause: caught })

@@ -23,6 +23,7 @@ export interface DirectoryHandle {
   kind: 'directory'
   id: Handle
   listing: DirectoryListing
+  errors: ErrorCursor
   /** The front end may keep what it reads. */
   isKept: boolean
 }
@@ -46,9 +47,9 @@ export class Handles {
     return handle
   }
 
-  addDirectory(listing: DirectoryListing, { isKept }: { isKept: boolean }): Handle {
+  addDirectory(listing: DirectoryListing, { errors, isKept }: { errors: ErrorCursor; isKept: boolean }): Handle {
     const id = ++this.#last
-    this.#handles.set(id, { kind: 'directory', id, listing, isKept })
+    this.#handles.set(id, { kind: 'directory', id, listing, errors, isKept })
     return id
   }
 

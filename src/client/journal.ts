@@ -29,6 +29,8 @@ export interface JournalEntry {
   readonly wire: WireEntry
   /** What is known of these inodes rests on the entry. */
   readonly inos: readonly Ino[]
+  /** Those of them that are directories. */
+  readonly directories: readonly Ino[]
   readonly bytes: number
   isSent: boolean
 }

@@ -42,8 +42,4 @@ export class UnsyncedChunks {
       if (mark !== undefined && mark.sequence <= upTo) this.#marks.delete(chunkId)
     }
   }
-
-  clear(): void {
-    this.#marks.clear()
-  }
 }

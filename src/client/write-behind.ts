@@ -274,7 +274,7 @@ export class WriteBehind {
     if (journal.isSettled(leases.cached(inode.ino)?.journaled ?? 0) || journal.isFull) return false
     const op: Op = { $case: 'close', value: { ino: inode.ino } }
     this.#statisticsChanges++
-    const number = journal.add(entryOf(clock.wallTime(), op, [], {}))
+    const number = journal.add(entryOf(clock.wallTime(), op, { inos: [] }))
     // A return of the lease that says it is open again comes after this.
     const cached = leases.cached(inode.ino)
     if (cached !== undefined) cached.journaled = number
@@ -361,7 +361,7 @@ export class WriteBehind {
   #keepOpen({ ino }: Own, time: Timespec): void {
     const { journal, inodes } = this.#core
     if (inodes.get(ino)?.register() !== true) return
-    journal.add(entryOf(time, { $case: 'open', value: { ino } }, [ino], {}))
+    journal.add(entryOf(time, { $case: 'open', value: { ino } }, { inos: [ino] }))
   }
 
   /** Its last name goes while something is buffered that others may still read: the master has to keep it until that is committed. */
@@ -384,7 +384,8 @@ export class WriteBehind {
     const { journal, leases, names } = this.#core
     if (changesStatistics(op, changed)) this.#statisticsChanges++
     const inos = changed.map(({ ino }) => ino)
-    const entry = entryOf(time, op, inos, more)
+    const directories = changed.filter(({ attributes }) => isDirectory(attributes.mode)).map(({ ino }) => ino)
+    const entry = entryOf(time, op, { inos, directories, ...more })
     const number = journal.add(entry)
     for (const { ino, cached } of changed) {
       cached.journaled = number
@@ -421,11 +422,17 @@ const localTypes: ReadonlySet<number> = new Set([S_IFREG, S_IFIFO, S_IFSOCK])
 const entryOf = (
   time: Timespec,
   op: Op,
-  inos: readonly Ino[],
-  { ino, replaced, bytes }: { ino?: Ino; replaced?: Ino; bytes?: number },
+  {
+    inos,
+    directories,
+    ino,
+    replaced,
+    bytes,
+  }: { inos: readonly Ino[]; directories?: readonly Ino[]; ino?: Ino; replaced?: Ino; bytes?: number },
 ): JournalEntry => ({
   wire: { time, ino: ino ?? 0n, replaced: replaced ?? 0n, op },
   inos,
+  directories: directories ?? [],
   bytes: entryBytes + (bytes ?? 0),
   isSent: false,
 })

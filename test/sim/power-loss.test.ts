@@ -10,7 +10,7 @@ const limitMs = 100_000
 /** Runs the first part, ends the power everywhere, starts everything again and runs the second part; both on the client that is asked for. */
 const throughBlackout = async (
   t: Test,
-  before: (mount: (client: number) => Mount, sleep: (ms: number) => Promise<void>) => Promise<void>,
+  before: (mount: (client: number) => Mount, cluster: SimulatedCluster) => Promise<void>,
   after: (mount: (client: number) => Mount) => Promise<Buffer>,
   expected: Buffer,
 ): Promise<void> => {
@@ -30,11 +30,9 @@ const throughBlackout = async (
     )
     const mount = (client: number): Mount => mounts.get(client)!
     await cluster.time.until(cluster.start(), limitMs)
-    await cluster.time.until(
-      before(mount, (ms) => cluster.time.sleep(ms)),
-      limitMs,
-    )
+    await cluster.time.until(before(mount, cluster), limitMs)
     cluster.blackout()
+    cluster.network.heal()
     await cluster.time.until(Promise.all(cluster.processes.map((process) => process.start())), limitMs)
     const read = await cluster.time.until(after(mount), limitMs)
     t.ok(read.equals(expected), `seed ${seed}`)
@@ -109,14 +107,14 @@ for (const [what, content] of [
   t.test(`seed 61878: synced data stays when ${what} is appended to again and again`, async (t) => {
     await throughBlackout(
       t,
-      async (mount, sleep) => {
+      async (mount, { time }) => {
         const { handle } = await mount(0).create(mount(0).root, 'file', openFlags.readWrite)
         await mount(0).write(handle, 0, content)
         await mount(0).fsync(handle)
         let at = content.length
         for (const bytes of content.length < 4096 ? [2000, 100, 100] : [100, 100, 100]) {
           await mount(0).write(handle, at, Buffer.alloc(bytes, 'lost '))
-          await sleep(sentMs)
+          await time.sleep(sentMs)
           at += bytes
         }
       },
@@ -139,6 +137,29 @@ t.test('seed 20: a copy that shares data that is not synced is synced with it', 
       await mount(0).fsync(target.handle)
     },
     (mount) => readBack(mount(1), 'target', content.length),
+    content,
+  )
+})
+
+t.test('what was committed in a session that was lost is brought to disk by an fsync in the next one', async (t) => {
+  const content = Buffer.alloc(12_000, 'synced ')
+  await throughBlackout(
+    t,
+    async (mount, { network, servers, time }) => {
+      const { handle } = await mount(0).create(mount(0).root, 'file', openFlags.readWrite)
+      await mount(0).write(handle, 0, content)
+      await look(mount(1), 'file', 0)
+      // The master ends the session, and its seals do not reach the chunk servers for now.
+      network.cut(mount(0).name, 'master')
+      for (const { role } of servers) network.cut('master', role.host)
+      const cutMs = time.nowMs
+      while (mount(0).client.sessionsLost === 0) {
+        await time.sleep(10)
+        if (time.nowMs - cutMs > 4000) network.healBetween(mount(0).name, 'master')
+      }
+      await mount(0).fsync(handle)
+    },
+    (mount) => readBack(mount(1), 'file', content.length),
     content,
   )
 })

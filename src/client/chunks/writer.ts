@@ -186,7 +186,7 @@ export class ChunkWriter {
 
   /**
    * The session is gone, and the master has sealed its chunks: nothing that was placed in them and not committed counts any more. Appends
-   * that are under way go to chunks of the new session.
+   * that are under way go to chunks of the new session. What is committed can still be synced.
    */
   sessionEnded(): void {
     for (const chunk of this.#chunks.values()) {
@@ -561,7 +561,8 @@ export class ChunkWriter {
         if (answer === 'synced') synced.add(id)
         if (answer === 'unfit') unfit.add(id)
       }
-      if (deleted && answers.every(({ answer }) => answer === 'missing')) return
+      // Nothing refers to it any more: what its servers say, and whether they are there, is of no importance.
+      if (deleted) return
       if (servers.length > 0 && servers.every(({ id }) => unfit.has(id))) {
         throw new PosixError('EIO', `no server could bring chunk ${chunk.id} to disk`)
       }

@@ -334,6 +334,42 @@ t.test('cut off: what was not delivered is reported, and never carried out late'
   t.equal(await readFile(b, own, 'after'), 'works again')
 })
 
+for (const when of ['while it waits', 'before it']) {
+  t.test(`fsync of a directory whose changes are lost with the session ${when} says so, once`, async (t) => {
+    const cluster = await startInProcessCluster(t, { config: { sessionLeaseMs: 600 } })
+    const a = await cluster.mount()
+    const b = await cluster.mount()
+    const own = await ownDirectory(t, a)
+    const other = await ownDirectory(t, a, 'other')
+    await writeFile(a, own, 'tmp', 'new')
+    await a.syncfs(caller())
+    const opened = (await a.opendir(caller(), own)).handle
+    const untouched = (await a.opendir(caller(), other)).handle
+    cluster.network.cut('client1', 'master')
+    await a.rename(caller(), { parent: own, name: name('tmp') }, { parent: own, name: name('final') }, 0)
+    const waiting = when === 'before it' ? undefined : code(a.fsyncdir(caller(), opened))
+    const syncing = when === 'before it' ? undefined : code(a.syncfs(caller()))
+    t.same(await list(b, own), ['tmp'], 'the session has ended')
+    cluster.network.heal('client1', 'master')
+    t.same(await list(a, own), ['tmp'], 'and a new one has begun')
+    // As programs do it that sync a directory after the rename.
+    const later = when === 'before it' ? (await a.opendir(caller(), own)).handle : undefined
+    t.equal(await (waiting ?? code(a.fsyncdir(caller(), opened))), 'EIO')
+    t.equal(await code(a.fsyncdir(caller(), opened)), 'none', 'once')
+    if (later !== undefined) t.equal(await code(a.fsyncdir(caller(), later)), 'EIO', 'each that was opened before')
+    t.equal(await code(a.fsyncdir(caller(), untouched)), 'none', 'nothing was done in the other directory')
+    const last = (await a.opendir(caller(), own)).handle
+    t.equal(await code(a.fsync(caller(), last, false)), 'none', 'one that is opened now')
+    t.equal(await (syncing ?? code(a.syncfs(caller()))), 'EIO', 'who syncs everything is told as well')
+    t.equal(await code(a.syncfs(caller())), 'none', 'once')
+    await a.rename(caller(), { parent: own, name: name('tmp') }, { parent: own, name: name('final') }, 0)
+    t.equal(await code(a.fsyncdir(caller(), opened)), 'none', 'what comes later is stored')
+    t.same(await list(b, own), ['final'])
+    for (const handle of [opened, untouched, last]) await a.releasedir(handle)
+    if (later !== undefined) await a.releasedir(later)
+  })
+}
+
 t.test('two clients take turns in one directory: each sees what the other did', async (t) => {
   const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: 0 } })
   const clients = [await cluster.mount(), await cluster.mount()]
