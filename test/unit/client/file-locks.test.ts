@@ -1,9 +1,11 @@
 /** Locks of one client: waits that last, callers that go away while the master is away, and what a killed process leaves. */
 import t from 'tap'
+import type { Test } from 'tap'
 import type { FileSystem, LockRequest } from '../../../src/client/file-system.ts'
 import { HeldLocks } from '../../../src/client/held-locks.ts'
 import { asIno } from '../../../src/domain/ids.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
+import { lockEndMax } from '../../../src/domain/range-locks.ts'
 import { LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
 
@@ -18,6 +20,20 @@ const names: Record<number, string> = { [LockType.LOCK_TYPE_READ]: 'read', [Lock
 const create = async (fs: FileSystem, name: string): Promise<{ ino: Ino; handle: bigint }> => {
   const { entry, opened } = await fs.create(caller(), fs.root, Buffer.from(name), 0o644, 2)
   return { ino: asIno(entry.attributes.ino), handle: opened.handle }
+}
+
+const flock = (owner: bigint, type: 'read' | 'write'): LockRequest => ({
+  owner,
+  kind: 'flock',
+  lock: { type, start: 0n, end: lockEndMax, pid: 1 },
+})
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
+/** The timers of the client alone do not keep a process alive. */
+const stayAlive = (t: Test): void => {
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => clearInterval(alive))
 }
 
 const holderOf = async (fs: FileSystem, ino: Ino): Promise<string> =>
@@ -49,16 +65,14 @@ t.test('closing frees locks although the caller was interrupted', async (t) => {
 })
 
 t.test('a caller that goes while the master is away gets no lock afterwards, and its next one stays', async (t) => {
-  // The timers of the client alone do not keep a process alive.
-  const alive = setInterval(() => {}, 1000)
-  t.teardown(() => clearInterval(alive))
+  stayAlive(t)
   const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
   const fs = await cluster.mount()
   const { ino } = await create(fs, 'locked')
   const stop = new AbortController()
   // Sent, and the answer is lost.
   const given = fs.setlk(caller(stop.signal), ino, lock(1n), { wait: false })
-  await new Promise((resolve) => setImmediate(resolve))
+  await turn()
   await cluster.stopMaster()
   stop.abort()
   await t.rejects(given, { code: 'EINTR' })
@@ -73,8 +87,7 @@ t.test('a caller that goes while the master is away gets no lock afterwards, and
 t.test(
   'seed 42307: an unlock whose answer was lost with the master takes no lock of others after its restart',
   async (t) => {
-    const alive = setInterval(() => {}, 1000)
-    t.teardown(() => clearInterval(alive))
+    stayAlive(t)
     const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
     const [a, b, c] = [await cluster.mount(), await cluster.mount(), await cluster.mount()]
     const { ino } = await create(a, 'locked')
@@ -121,4 +134,44 @@ t.test('seed 42307: what a request may give up is not declared from the moment w
   )
   t.equal(declared('posix', { type: 'write', ...part }), 'write 0-99')
   t.equal(declared('flock', { type: 'write', start: 0n, end: 99n, pid: 1 }), '', 'a conversion may lose it')
+})
+
+t.test('a flock(2) lock ends with its file after a conversion that was never sent', async (t) => {
+  stayAlive(t)
+  const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
+  const [a, b] = [await cluster.mount(), await cluster.mount()]
+  const { ino, handle } = await create(a, 'locked')
+  await b.lookup(caller(), b.root, Buffer.from('locked'))
+  await a.setlk(caller(), ino, flock(1n, 'read'), { wait: false })
+  const stop = new AbortController()
+  cluster.network.drop(cluster.masterAddress)
+  await turn()
+  const converted = a.setlk(caller(stop.signal), ino, flock(1n, 'write'), { wait: true })
+  stop.abort()
+  await t.rejects(converted, { code: 'EINTR' })
+  await a.release(handle, 1n)
+  await b.setlk(caller(), ino, flock(2n, 'write'), { wait: false })
+})
+
+t.test('a flock(2) lock ends with its file after a conversion that the master never came to', async (t) => {
+  stayAlive(t)
+  const cluster = await startInProcessCluster(t, { servers: 0 })
+  const [a, b, c] = [await cluster.mount(), await cluster.mount(), await cluster.mount()]
+  const { ino, handle } = await create(a, 'locked')
+  await b.lookup(caller(), b.root, Buffer.from('locked'))
+  await a.setlk(caller(), ino, flock(1n, 'read'), { wait: false })
+  // The master waits for c before it does anything.
+  cluster.network.cut('client3', 'master')
+  await cluster.stopMaster()
+  await turn()
+  await cluster.startMaster()
+  while (a.figures().masterAway) await turn()
+  const stop = new AbortController()
+  const converted = a.setlk(caller(stop.signal), ino, flock(1n, 'write'), { wait: true })
+  await turn()
+  stop.abort()
+  await t.rejects(converted, { code: 'EINTR' })
+  await a.release(handle, 1n)
+  await b.setlk(caller(), ino, flock(2n, 'write'), { wait: false })
+  await c.close()
 })
