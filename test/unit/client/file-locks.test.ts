@@ -8,6 +8,7 @@ import type { Ino } from '../../../src/domain/ids.ts'
 import { lockEndMax } from '../../../src/domain/range-locks.ts'
 import { LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { caller, startInProcessCluster } from '../../lib/in-process-cluster.ts'
+import type { InProcessCluster } from '../../lib/in-process-cluster.ts'
 
 const lock = (owner: bigint, type: 'read' | 'write' | 'unlock' = 'write'): LockRequest => ({
   owner,
@@ -29,6 +30,32 @@ const flock = (owner: bigint, type: 'read' | 'write'): LockRequest => ({
 })
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
+const part = (request: LockRequest, start: bigint, end: bigint): LockRequest => ({
+  ...request,
+  lock: { ...request.lock, start, end },
+})
+
+/** The request is sent, it or its answer is lost with the stream, and its caller has gone before there is a new one. */
+const loseCaller = async (
+  t: Test,
+  cluster: InProcessCluster,
+  ask: (signal: AbortSignal) => Promise<void>,
+  lost: Promise<void>,
+): Promise<void> => {
+  const stop = new AbortController()
+  const asked = ask(stop.signal)
+  await lost
+  cluster.network.drop(cluster.masterAddress)
+  await turn()
+  stop.abort()
+  await t.rejects(asked, { code: 'EINTR' })
+}
+
+/** What was asked for before has been answered, and what was asked for then, too. */
+const answered = async (fs: FileSystem, ino: Ino): Promise<void> => {
+  for (let i = 0; i < 2; i++) await fs.getlk(caller(), ino, lock(77n))
+}
 
 /** The timers of the client alone do not keep a process alive. */
 const stayAlive = (t: Test): void => {
@@ -174,4 +201,64 @@ t.test('a flock(2) lock ends with its file after a conversion that the master ne
   await a.release(handle, 1n)
   await b.setlk(caller(), ino, flock(2n, 'write'), { wait: false })
   await c.close()
+})
+
+t.test('what was granted too late leaves a record lock as it was', async (t) => {
+  stayAlive(t)
+  const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
+  const [a, b] = [await cluster.mount(), await cluster.mount()]
+  const { ino } = await create(a, 'locked')
+  await b.lookup(caller(), b.root, Buffer.from('locked'))
+  await a.setlk(caller(), ino, part(lock(1n, 'read'), 20n, 59n), { wait: false })
+  const upgrade = (signal: AbortSignal): Promise<void> => a.setlk(caller(signal), ino, lock(1n), { wait: true })
+  await loseCaller(t, cluster, upgrade, Promise.resolve())
+  await answered(a, ino)
+  for (const [start, end] of [
+    [20n, 20n],
+    [59n, 59n],
+  ] as const) {
+    const write = b.setlk(caller(), ino, part(lock(2n), start, end), { wait: false })
+    await t.rejects(write, { code: 'EAGAIN' }, `the read lock at ${start}`)
+  }
+  await b.setlk(caller(), ino, part(lock(2n), 0n, 19n), { wait: false })
+  await b.setlk(caller(), ino, part(lock(2n), 60n, 99n), { wait: false })
+  await b.setlk(caller(), ino, part(lock(2n, 'read'), 20n, 59n), { wait: false })
+})
+
+t.test('what was granted too late takes no write lock', async (t) => {
+  stayAlive(t)
+  const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
+  const [a, b] = [await cluster.mount(), await cluster.mount()]
+  const { ino, handle } = await create(a, 'locked')
+  await b.lookup(caller(), b.root, Buffer.from('locked'))
+  await a.setlk(caller(), ino, lock(1n), { wait: false })
+  const downgrade = (signal: AbortSignal): Promise<void> =>
+    a.setlk(caller(signal), ino, lock(1n, 'read'), { wait: false })
+  await loseCaller(t, cluster, downgrade, Promise.resolve())
+  await answered(a, ino)
+  await t.rejects(b.setlk(caller(), ino, lock(2n, 'read'), { wait: false }), { code: 'EAGAIN' })
+
+  // Now b gets its lock before a can have its own one back.
+  const given = b.setlk(caller(), ino, lock(2n, 'read'), { wait: true })
+  await loseCaller(t, cluster, downgrade, given)
+  await answered(a, ino)
+  await t.rejects(a.fsync(caller(), handle, false), { code: 'EIO' }, 'whoever relies on the write lock is told')
+})
+
+t.test('a read lock that was refused leaves the write lock declared', async (t) => {
+  const held = new HeldLocks()
+  const declared = (): string =>
+    held
+      .all()
+      .map((each) => names[each.lock!.type])
+      .join()
+  held.apply(asIno(5n), lock(1n))
+  const refused = lock(1n, 'read')
+  held.asking(asIno(5n), refused)
+  held.refused(refused, { sent: true })
+  t.equal(declared(), 'write')
+  held.asking(asIno(5n), refused)
+  t.equal(declared(), 'read')
+  held.refused(refused, { sent: true })
+  t.equal(declared(), 'read', 'the master may have started anew and know of no more')
 })
