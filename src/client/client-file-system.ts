@@ -202,7 +202,7 @@ export class ClientFileSystem implements FileSystem {
     })
     const inodeOperations = new InodeOperations(core)
     const namespace = new Namespace(core)
-    const fileLocks = new FileLocks(core)
+    const fileLocks = new FileLocks(core, { lostOf: (ino) => handles.loseLocks(new Set([ino])) })
     const fileIo = new FileIo({ core, handles, budget, flusher, fileReader, inodeOperations })
     const fileChanges = new FileChanges({ core, handles, budget, flusher, fileReader, fileIo, inodeOperations })
     this.#core = core
@@ -524,7 +524,7 @@ export class ClientFileSystem implements FileSystem {
       if (inode.opened === 'yes') inode.opened = 'no'
       inodes.forgetIdle(inode)
     }
-    const lockedInos = this.#fileLocks.held.lost()
+    const lockedInos = this.#fileLocks.lost()
     this.#handles.loseLocks(new Set(lockedInos))
     if (lostInos.length > 0 || lockedInos.length > 0) {
       log.error('written data and locks were lost with the session', {

@@ -4,7 +4,7 @@ import { LockType } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ClientCore } from './client-core.ts'
 import type { Context, FileLock, LockRequest } from './file-system.ts'
 import { HeldLocks, kindOf, typeOf } from './held-locks.ts'
-import type { Result } from './requests.ts'
+import type { Operation, Result } from './requests.ts'
 import { orAborted } from './waiting.ts'
 
 const lockEndMax = (1n << 63n) - 1n
@@ -14,9 +14,21 @@ export class FileLocks {
   readonly #core: ClientCore
   /** By inode, owner and kind: what was given up, or asked for by a caller who has gone, and has no outcome yet. The owner's next request comes after it. */
   readonly #unsettled = new Map<string, Promise<void>>()
+  readonly #lostOf: (ino: Ino) => void
+  #sessionEnd = new AbortController()
 
-  constructor(core: ClientCore) {
+  /** `lostOf`: a lock of this file that somebody believes to hold is gone. */
+  constructor(core: ClientCore, { lostOf }: { lostOf: (ino: Ino) => void }) {
     this.#core = core
+    this.#lostOf = lostOf
+  }
+
+  /** The session has ended. Gives the inodes that had locks. */
+  lost(): Ino[] {
+    // What was to be got back in it must not be taken in the next one.
+    this.#sessionEnd.abort()
+    this.#sessionEnd = new AbortController()
+    return this.held.lost()
   }
 
   getlk(context: Context, ino: Ino, { owner, kind, lock }: LockRequest): Promise<FileLock> {
@@ -29,31 +41,29 @@ export class FileLocks {
   }
 
   async setlk(context: Context, ino: Ino, request: LockRequest, options: { wait: boolean }): Promise<void> {
-    const { owner, kind, lock } = request
-    if (lock.type === 'unlock') return this.#core.run(context, (signal) => this.#unlock(ino, request, signal))
+    if (request.lock.type === 'unlock') return this.#core.run(context, (signal) => this.#unlock(ino, request, signal))
     const { wait } = options
-    const value = { ino, owner, kind: kindOf(kind), lock: { ...lock, type: typeOf(lock.type) }, wait }
     const key = keyOf(ino, request)
     const set = async (signal: AbortSignal, deadline: { deadlineMs?: number }): Promise<void> => {
       for (let before = this.#unsettled.get(key); before !== undefined; before = this.#unsettled.get(key)) {
         await orAborted(before, signal)
       }
       this.held.asking(ino, request)
-      let known: ((granted: boolean) => void) | 'yes' | undefined
+      let answered: ((result: Result | undefined) => void) | 'yes' | undefined
       const outcome = (result: Result | undefined): void => {
-        const granted = result?.$case === 'empty'
-        if (granted) this.held.apply(ino, request)
-        if (typeof known === 'function') known(granted)
-        known = 'yes'
+        if (typeof answered === 'function') answered(result)
+        else if (isGrant(result)) this.held.granted(ino, request)
+        else this.held.refused(request, { sent: result !== undefined })
+        answered = 'yes'
       }
       try {
-        await this.#core.session.call({ $case: 'setlk', value }, 'empty', { signal, ...deadline, outcome })
+        await this.#core.session.call(setlkOf(ino, request, { wait }), 'empty', { signal, ...deadline, outcome })
       } catch (caught) {
-        if (known === undefined) {
-          const granted = new Promise<boolean>((resolve) => {
-            known = resolve
+        if (answered === undefined) {
+          const settled = new Promise<void>((resolve) => {
+            answered = (result) => resolve(this.#answeredLate(ino, request, result))
           })
-          this.#settleLater(key, granted, ino, request)
+          this.#unsettledUntil(key, settled)
         }
         throw caught
       }
@@ -67,12 +77,22 @@ export class FileLocks {
     }
   }
 
-  /** The caller has gone without an answer. What is granted after that is given up again. */
-  #settleLater(key: string, granted: Promise<boolean>, ino: Ino, request: LockRequest): void {
-    this.#unsettledUntil(
-      key,
-      granted.then((isGranted) => (isGranted ? this.#unlock(ino, request) : undefined)),
-    )
+  /**
+   * The caller has gone without an answer, and believes that it has what it had before. What is granted after that is given up again, and what
+   * that took the place of is got back. A write lock that a read lock took the place of may be lost by then.
+   */
+  async #answeredLate(ino: Ino, request: LockRequest, result: Result | undefined): Promise<void> {
+    if (!isGrant(result)) return this.held.refused(request, { sent: result !== undefined })
+    const { signal } = this.#sessionEnd
+    const options = { signal, deadlineMs: Infinity }
+    const restored = this.held.restoring(ino, request).map((part) => {
+      if (part.lock.type === 'unlock') return this.#sendUnlock(ino, part)
+      return this.#core.session.call(setlkOf(ino, part, { wait: false }), 'empty', options)
+    })
+    const outcomes = await Promise.allSettled(restored)
+    if (outcomes.every(({ status }) => status === 'fulfilled')) return this.held.keeps(request)
+    this.held.loses(request)
+    if (!signal.aborted) this.#lostOf(ino)
   }
 
   #unsettledUntil(key: string, outcome: Promise<void>): void {
@@ -88,21 +108,30 @@ export class FileLocks {
 
   /** Drops everything that an owner has locked in a file. */
   async drop(ino: Ino, owner: bigint, kind: LockRequest['kind'], signal: AbortSignal): Promise<void> {
-    if (!this.held.holds(ino, owner, kind)) return
+    // Of a flock(2) lock the front end knows: what became of it in a conversion that found no answer is not known here.
+    if (kind === 'posix' && !this.held.holds(ino, owner, kind)) return
     const lock = { type: 'unlock', start: 0n, end: lockEndMax, pid: 0 } as const
     await this.#unlock(ino, { owner, kind, lock }, signal)
   }
 
   /** Goes on until the master knows it, also when the signal ends the wait for that. */
-  #unlock(ino: Ino, request: LockRequest, signal?: AbortSignal): Promise<void> {
-    const unlock: LockRequest = { ...request, lock: { ...request.lock, type: 'unlock' } }
-    const lock = { ...unlock.lock, type: LockType.LOCK_TYPE_UNLOCK }
-    const value = { ino, owner: request.owner, kind: kindOf(request.kind), lock, wait: false }
-    this.held.asking(ino, unlock)
-    const unlocked = this.#core.persist({ $case: 'setlk', value }, 'empty').then(() => {})
+  #unlock(ino: Ino, request: LockRequest, signal: AbortSignal): Promise<void> {
+    const unlocked = this.#sendUnlock(ino, { ...request, lock: { ...request.lock, type: 'unlock' } })
     this.#unsettledUntil(keyOf(ino, request), unlocked)
     return orAborted(unlocked, signal)
   }
+
+  async #sendUnlock(ino: Ino, unlock: LockRequest): Promise<void> {
+    this.held.asking(ino, unlock)
+    await this.#core.persist(setlkOf(ino, unlock, { wait: false }), 'empty')
+  }
 }
+
+const isGrant = (result: Result | undefined): boolean => result?.$case === 'empty'
+
+const setlkOf = (ino: Ino, { owner, kind, lock }: LockRequest, { wait }: { wait: boolean }): Operation => ({
+  $case: 'setlk',
+  value: { ino, owner, kind: kindOf(kind), lock: { ...lock, type: typeOf(lock.type) }, wait },
+})
 
 const keyOf = (ino: Ino, { owner, kind }: Pick<LockRequest, 'owner' | 'kind'>): string => `${ino}/${owner}/${kind}`
