@@ -247,7 +247,7 @@ export const runSeed = async (options: SeedOptions): Promise<SeedResult> => {
       nemesis.counts.has('bit flipped') || nemesis.counts.has('write misdirected')
         ? cluster.unluckyServer.role.host
         : undefined
-    for (const problem of storeProblems(entries)) cluster.violation(problem)
+    for (const problem of storeProblems(entries, disks.length)) cluster.violation(problem)
     for (const problem of replicaProblems(entries, disks, flips)) cluster.violation(problem)
   } catch (caught) {
     cluster.violation(caught instanceof Error ? (caught.stack ?? caught.message) : String(caught))
