@@ -1,5 +1,6 @@
 /**
- * Listing directories, and making durable what was done in them. The front end may keep a listing that it reads under a lease, and finds it again at the next opendir.
+ * Listing directories, and making durable what was done in them. The front end may keep a listing that it reads under a lease, and finds it
+ * again at the next opendir.
  *
  * Invariant: all open directories of one inode that may add to what the front end keeps were opened under one lease. So an answer that was
  * given under an earlier one cannot get in among what is read under a later one.
