@@ -268,6 +268,14 @@ export class ChunkFile {
 
   /** Cuts the chunk to this length and seals it, durably. What is on disk is an open chunk or the sealed one, never between. */
   async seal(length: number): Promise<void> {
+    const end = dataStart + length
+    // A loss of power may have left out what are zeros at the end of the last block.
+    const sizeMin = Math.min(this.sizeMin, end)
+    if ((await this.#file.stat()).size < sizeMin) {
+      this.#writes++
+      await this.#file.truncate(sizeMin)
+      this.#writes++
+    }
     // The data first: a header that says "sealed" promises that it is there.
     await this.sync()
     const header: ChunkHeader = { ...this.#header, sealed: true, length }
@@ -277,7 +285,7 @@ export class ChunkFile {
     await this.sync()
     this.#header = header
     this.#table.clear(length / blockBytes, this.#table.end())
-    if ((await this.#file.stat()).size > dataStart + length) await this.#file.truncate(dataStart + length)
+    if ((await this.#file.stat()).size > end) await this.#file.truncate(end)
   }
 
   /** Not synced: a loss of power takes what is in memory alone too, and then a read shows what the disk has. */

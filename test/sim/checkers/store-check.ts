@@ -127,12 +127,13 @@ export const storeProblems = (entries: readonly KvEntry[], serversHere: number):
   return problems
 }
 
-/** A block of a chunk's file if it is what its checksum says. */
+/** A block of a chunk's file if it is what its checksum says; beyond the end of the file there are zeros. */
 const goodBlock = (content: Buffer, block: number): Buffer | undefined => {
-  const at = dataStart + block * blockBytes
-  const bytes = content.subarray(at, at + blockBytes)
-  const isGood = bytes.length === blockBytes && crc32c(bytes) === content.readUInt32LE(tableStart + block * entryBytes)
-  return isGood ? bytes : undefined
+  const bytes = Buffer.alloc(blockBytes)
+  content.subarray(dataStart + block * blockBytes).copy(bytes)
+  const entry = Buffer.alloc(entryBytes)
+  content.subarray(tableStart + block * entryBytes).copy(entry)
+  return crc32c(bytes) === entry.readUInt32LE() ? bytes : undefined
 }
 
 /** After the ends of chunks were lost everywhere: of what is in use, whatever the longest replica has must be in all that there should be. */

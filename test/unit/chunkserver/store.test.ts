@@ -55,6 +55,24 @@ t.test('what was appended is read back, before and after a restart', async (t) =
   await store.close()
 })
 
+t.test('a block whose zeros at the end did not reach the file is sealed as a whole one', async (t) => {
+  const directory = t.testdir()
+  let store = await openStore(directory)
+  const data = padded(Buffer.concat([pattern(1, blocks(1)), pattern(2, 1000)]))
+  await append(store, 7n, 0, data, { sync: true })
+  await store.close()
+  // As a loss of power may leave it.
+  await truncate(fileOf(directory, 7n), dataStart + blocks(1) + 1000)
+
+  store = await openStore(directory)
+  await store.seal(7n, blocks(2))
+  await store.close()
+  store = await openStore(directory)
+  t.match(store.state(7n), { length: blocks(2), sealed: true, corrupt: false })
+  t.ok((await readAll(store, 7n, blocks(2))).equals(data))
+  await store.close()
+})
+
 t.test('an append that is not in its place is refused, one that is there already is not', async (t) => {
   const store = await openStore(t.testdir())
   const data = pattern(1, blocks(2))
