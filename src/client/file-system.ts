@@ -203,7 +203,7 @@ export interface FileSystem {
   write(context: Context, handle: Handle, offset: bigint, data: Buffer, options: WriteOptions): Promise<void>
   /** A regular file without a name, open; `link` may give it one. */
   tmpfile(context: Context, parent: Ino, mode: number, flags: number): Promise<{ entry: Entry; opened: Opened }>
-  /** close(2) of one descriptor: gives an error that was kept for the file. Drops the owner's POSIX locks. */
+  /** close(2) of one descriptor: gives one that may write an error that was kept for the file. Drops the owner's POSIX locks. */
   flush(context: Context, handle: Handle, lockOwner: bigint): Promise<void>
   /** The last reference to the handle is gone. flockOwner: drop this owner's flock(2) locks. */
   release(handle: Handle, flockOwner?: bigint): Promise<void>

@@ -145,12 +145,13 @@ export class OpenFiles {
     }
     // A process that was killed closes its files, too, and its locks must be gone when it is: an interrupt is no reason to keep them.
     return this.#core.run(undefined, async (signal) => {
-      const { inode, errors } = this.#handles.find(handle) ?? this.#handles.file(handle)
+      const { inode, errors, flags } = this.#handles.find(handle) ?? this.#handles.file(handle)
       await this.#fileLocks.drop(inode.ino, lockOwner, 'posix', signal)
       this.#handles.file(handle)
       // What comes after a close(2) comes after the data, too; in a small file without waiting for anybody.
       if (inode.buffered) await orAborted(this.#flusher.close(inode), signal)
-      inode.errors.check(errors)
+      // Who only reads is not told: he would take the error from those who rely on it.
+      if ((flags & openFlag.ACCMODE) !== openFlag.RDONLY) inode.errors.check(errors)
     })
   }
 

@@ -164,6 +164,9 @@ t.test('what a lost session has taken from a file that was closed is told to who
   cluster.network.heal('client1', 'master')
   // Who asks the master waits for the new session.
   const handle = await open(a, directory, 'target')
+  const { attributes } = await a.lookup(caller(), directory, name('target'))
+  const reader = await a.open(caller(), attributes.ino, 0)
+  t.equal(await code(a.flush(caller(), reader.handle, 1n)), 'none', 'who only reads it is not told')
   t.equal(await code(a.rename(caller(), place('tmp'), place('target'), 0)), 'EIO', 'it is not put in place')
   t.equal(await code(a.fsync(caller(), handle, false)), 'EIO', 'it is not on disk')
   t.equal(await code(a.fsync(caller(), handle, false)), 'none', 'once')
