@@ -138,12 +138,14 @@ export class ChunkReader {
     for (let round = 0, refused = 0; ; round++) {
       if (round > 1) await call.sleep(Math.min(retryMsFirst * 2 ** (round - 2), retryMsMax))
       let deleted = false
+      let told = false
       if (round > 0 || servers.length === 0) {
         const located = await this.#locate(chunkId, call)
         if (located !== undefined) {
           deleted = located.deleted
           // A chunk that was just deleted, or whose servers are away, may still be where it was.
-          if (located.servers.length > 0) servers = located.servers
+          told = located.servers.length > 0
+          if (told) servers = located.servers
         }
       }
       if (servers.length === 0) {
@@ -159,7 +161,8 @@ export class ChunkReader {
       if (deleted && refusals.every((refusal) => refusal === 'missing')) {
         throw new PosixError('ESTALE', `chunk ${chunkId} does not exist any more`)
       }
-      refused = refusals.includes('unavailable') ? 0 : refused + 1
+      // A master that names none now, as after its start, may name others soon.
+      refused = refusals.includes('unavailable') || !told ? 0 : refused + 1
       if (refused >= refusalsMax && this.#clock.nowMs() - call.startedMs >= refusalsMsMin) {
         throw new PosixError('EIO', `no replica of chunk ${chunkId} is good: ${refusals.join(', ')}`)
       }

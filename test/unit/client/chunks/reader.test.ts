@@ -212,6 +212,23 @@ t.test('every replica is damaged: EIO, soon', async (t) => {
   t.equal((await settle(reader.read({ ...read, chunkOffset: 4096 }))).length, 10, 'other blocks are good')
 })
 
+t.test(
+  'seed 151871: a damaged replica is not the last word while the master does not know the others yet',
+  async (t) => {
+    const path = await written()
+    const { reader, content, settle, clock, servers, master } = path
+    const [damaged, good] = servers
+    damaged!.corrupt(1n, 0)
+    master.located.set(asChunkId(1n), [])
+    const read = { chunkId: asChunkId(1n), chunkOffset: 0, length: 10, servers: [damaged!.address] }
+    const reading = reader.read(read)
+    reading.catch(() => undefined)
+    await clock.advance(10_000)
+    master.located.set(asChunkId(1n), [good!])
+    t.ok((await settle(reading, 3000)).equals(content.subarray(0, 10)))
+  },
+)
+
 t.test('a chunk that does not exist any more: ESTALE, at once', async (t) => {
   const path = await written()
   const { reader, settle, servers, master } = path
