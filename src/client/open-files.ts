@@ -12,7 +12,7 @@ import { asIno } from '../domain/ids.ts'
 import type { Ino } from '../domain/ids.ts'
 import { checkMutable, checkUnrestricted } from '../domain/inode-flags.ts'
 import { opensUnderLeasesVersion } from '../domain/protocol-versions.ts'
-import { isDirectory, isRegular, isSymlink, S_IFREG } from '../domain/mode.ts'
+import { isDirectory, isRegular, isSymlink, S_IFREG, S_IRUSR, S_IWUSR } from '../domain/mode.ts'
 import type { OpenFile } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ClientCore } from './client-core.ts'
 import type { FileChanges } from './file-changes.ts'
@@ -296,35 +296,37 @@ export class OpenFiles {
     return keeps
   }
 
-  /** Undefined when it vanished meanwhile. */
+  /**
+   * Undefined when it vanished meanwhile. The kernel checks no permissions at a create, as it takes the file for a new one. So ESTALE for who
+   * may not clearly open it: the kernel looks the name up once more then, and opens what it finds in the ordinary way.
+   */
   async #openExisting(
     context: Context,
     { parent, name }: Place,
     flags: number,
     signal: AbortSignal,
   ): Promise<{ entry: Entry; opened: Opened } | undefined> {
-    try {
-      const { attributes } = await this.#namespace.find(parent, name, signal)
-      if (isDirectory(attributes.mode)) throw new PosixError('EISDIR')
-      if (isSymlink(attributes.mode)) throw new PosixError('ELOOP')
-      if (!isRegular(attributes.mode)) throw new PosixError('ENXIO')
-      return await this.#core.withInode(asIno(attributes.ino), (inode) =>
-        this.#opening(inode, signal, async () => {
-          const opened = await this.#newHandle(context, inode, flags, signal)
-          try {
-            // The name is looked up again when it is used again: what leads there may have changed while the file was being opened.
-            const now = this.#core.known(inode.ino) ?? (await this.#inodeOperations.ask(inode.ino, signal))
-            return { entry: this.#core.madeEntry(now, 0), opened }
-          } catch (caught) {
-            await this.release(opened.handle)
-            throw caught
-          }
-        }),
-      )
-    } catch (caught) {
-      if (caught instanceof NoSuchName || (caught instanceof PosixError && caught.code === 'ESTALE')) return undefined
-      throw caught
-    }
+    const found = await unlessGone(this.#namespace.find(parent, name, signal))
+    if (found === undefined) return undefined
+    const { attributes } = found
+    if (isDirectory(attributes.mode)) throw new PosixError('EISDIR')
+    if (isSymlink(attributes.mode)) throw new PosixError('ELOOP')
+    if (!isRegular(attributes.mode)) throw new PosixError('ENXIO')
+    if (!mayClearlyOpen(context, attributes, flags)) throw new PosixError('ESTALE', 'somebody else has made the file')
+    const opening = this.#core.withInode(asIno(attributes.ino), (inode) =>
+      this.#opening(inode, signal, async () => {
+        const opened = await this.#newHandle(context, inode, flags, signal)
+        try {
+          // The name is looked up again when it is used again: what leads there may have changed while the file was being opened.
+          const now = this.#core.known(inode.ino) ?? (await this.#inodeOperations.ask(inode.ino, signal))
+          return { entry: this.#core.madeEntry(now, 0), opened }
+        } catch (caught) {
+          await this.release(opened.handle)
+          throw caught
+        }
+      }),
+    )
+    return unlessGone(opening)
   }
 
   async #closeAtMaster(inode: Inode): Promise<void> {
@@ -349,4 +351,24 @@ export class OpenFiles {
       this.#core.inodes.release(inode)
     }
   }
+}
+
+/** Undefined for what vanished. */
+const unlessGone = async <T>(promise: Promise<T>): Promise<T | undefined> => {
+  try {
+    return await promise
+  } catch (caught) {
+    if (caught instanceof NoSuchName || (caught instanceof PosixError && caught.code === 'ESTALE')) return undefined
+    throw caught
+  }
+}
+
+/** Without a look at groups, ACLs and the rights of all others. */
+const mayClearlyOpen = ({ uid }: Context, attributes: { uid: number; mode: number }, flags: number): boolean => {
+  if (uid === 0) return true
+  const access = flags & openFlag.ACCMODE
+  const reads = access === openFlag.WRONLY ? 0 : S_IRUSR
+  const writes = access === openFlag.RDONLY && (flags & openFlag.TRUNC) === 0 ? 0 : S_IWUSR
+  const needed = reads | writes
+  return uid === attributes.uid && (attributes.mode & needed) === needed
 }

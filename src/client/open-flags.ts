@@ -2,6 +2,7 @@
 export const openFlag = {
   ACCMODE: 0o3,
   RDONLY: 0,
+  WRONLY: 1,
   EXCL: 0o200,
   TRUNC: 0o1000,
   APPEND: 0o2000,

@@ -11,6 +11,8 @@ export const S_IFIFO = 0o010000
 export const S_ISUID = 0o4000
 export const S_ISGID = 0o2000
 export const S_ISVTX = 0o1000
+export const S_IRUSR = 0o0400
+export const S_IWUSR = 0o0200
 export const S_IXGRP = 0o0010
 
 export const fileType = (mode: number): number => mode & S_IFMT
