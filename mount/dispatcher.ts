@@ -84,6 +84,8 @@ const renameExchange = 2
 /** Access and default ACLs: to be refused as long as they would not be applied. */
 const aclPrefix = Buffer.from('system.posix_acl_')
 const replyHeadBytes = 512
+/** The older COPY_FILE_RANGE has 32 bits for its answer; in whole pages. */
+const copyBytesMax = 0xffff_f000n
 
 /**
  * The kernel puts an append where it believes the end of the file to be, in its pages, and cuts it into two WRITEs at a page boundary
@@ -310,9 +312,10 @@ export const createDispatcher = (options: {
     for (const nodeId of counted) forget(nodeId, 1n)
   }
 
-  const copyFileRange = async (request: Request): Promise<bigint> => {
+  const copyFileRange = async (request: Request, bytesMax?: bigint): Promise<bigint> => {
     const { source, target, length }: CopyFileRangeIn = protocol.decodeCopyFileRange(request.message)
-    return await fs.copyFileRange(request.caller, source, target, length)
+    const bytes = bytesMax !== undefined && length > bytesMax ? bytesMax : length
+    return await fs.copyFileRange(request.caller, source, target, bytes)
   }
 
   /** Size 0 asks how long the value is. */
@@ -633,7 +636,7 @@ export const createDispatcher = (options: {
     [
       opcode.COPY_FILE_RANGE,
       async (request) => {
-        const copied = Number(await copyFileRange(request))
+        const copied = Number(await copyFileRange(request, copyBytesMax))
         reply(request, protocol.encodeCount(out, protocol.outHeaderBytes, copied))
       },
     ],

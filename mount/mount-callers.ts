@@ -17,14 +17,26 @@ export interface Callers {
 const againMs = 200
 const sigkillBit = 1n << 8n
 
-/** Also true for a thread that is not there any more. */
+/**
+ * Also true for a thread that is not there any more. False where nothing can be known: the kernel gives 0 for a caller in a pid namespace that
+ * this process does not see, /proc may hide other users' threads, and descriptors may be short.
+ */
 const isKilled = async (pid: number): Promise<boolean> => {
+  if (pid === 0) return false
   try {
     const status = await readFile(`/proc/${pid}/status`, 'latin1')
     const pending = /^SigPnd:\s*([0-9a-f]+)$/m.exec(status)?.[1]
     return pending === undefined || (BigInt(`0x${pending}`) & sigkillBit) !== 0n
   } catch {
-    return true
+    return !isThere(pid)
+  }
+}
+
+const isThere = (pid: number): boolean => {
+  try {
+    return process.kill(pid, 0)
+  } catch (caught) {
+    return caught instanceof Error && 'code' in caught && caught.code === 'EPERM'
   }
 }
 

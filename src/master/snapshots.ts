@@ -25,13 +25,17 @@ export class Snapshots {
   readonly #kv: KvEngine
   readonly #clock: Clock
   readonly #open = new Map<bigint, Open>()
-  #next = 1n
+  /** Begins elsewhere at each start of the master, so that a snapshot of a former run is none of this one's. */
+  #next: bigint
   /** Snapshots up to this one cannot be repaired from. */
-  #repairedThrough = 0n
+  #repairedThrough: bigint
 
   constructor(options: { kv: KvEngine; clock: Clock }) {
     this.#kv = options.kv
     this.#clock = options.clock
+    const { seconds, nanos } = options.clock.wallTime()
+    this.#next = seconds * 1_000_000_000n + BigInt(nanos)
+    this.#repairedThrough = this.#next - 1n
   }
 
   /** EBUSY. */

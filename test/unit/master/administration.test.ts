@@ -163,6 +163,18 @@ t.test('a snapshot is the whole store, and serves one repair', async (t) => {
   t.equal((await cluster.status()).inodes, 25n)
 })
 
+t.test('a snapshot of a former run of the master serves no repair', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  await sealed(cluster, client, 'f', 8192)
+  const { snapshotId } = await cluster.admin('openSnapshot', {})
+  await cluster.clock.advance(2000)
+  await cluster.restart()
+  await cluster.admin('openSnapshot', {})
+  const fix = { fix: { $case: 'counter' as const, value: { name: 'inodes', delta: 3n } } }
+  await t.rejects(cluster.admin('repair', { snapshotId, fixes: [fix] }), /run it again/)
+})
+
 t.test('a scrub asks each server for each replica, and tells what it found', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const client = await beating(cluster)

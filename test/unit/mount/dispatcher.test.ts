@@ -125,6 +125,20 @@ t.test('an operation that nobody knows', async (t) => {
   t.equal(errnoName(await fake.ask(opcode.IOCTL, { body: Buffer.alloc(32) })), 'ENOTTY')
 })
 
+t.test('a copy is not longer than its answer can say', async (t) => {
+  const fileSystem = memoryFileSystem()
+  const asked: bigint[] = []
+  fileSystem.copyFileRange = async (_context, _source, _target, length) => {
+    asked.push(length)
+    return length
+  }
+  const fake = start(fileSystem)
+  const body = u64(1n, 0n, 0n, 1n, 0n, 8n << 30n, 0n)
+  t.equal((await fake.ask(opcode.COPY_FILE_RANGE, { body })).body.readUInt32LE(0), 0xffff_f000)
+  t.equal((await fake.ask(opcode.COPY_FILE_RANGE_64, { body })).body.readBigUInt64LE(0), 8n << 30n)
+  t.strictSame(asked, [0xffff_f000n, 8n << 30n])
+})
+
 t.test('where and how a WRITE goes is said by its own flags, not by those of the open', async (t) => {
   const fileSystem = memoryFileSystem()
   const asked: unknown[] = []

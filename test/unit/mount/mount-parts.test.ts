@@ -1,11 +1,34 @@
 /** The small parts of the mount: options, mount table, callers and lock owners. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
 import { callerOf } from '../../../mount/caller.ts'
+import { realCallers } from '../../../mount/mount-callers.ts'
 import { LockOwners } from '../../../mount/lock-owners.ts'
 import { parseMountOptions } from '../../../mount/mount-options.ts'
 import { isShoal, mountedAt, parseMountInfo } from '../../../mount/mount-table.ts'
 import { UsageError } from '../../../src/domain/errors.ts'
 import { asIno } from '../../../src/domain/ids.ts'
+import { realClock } from '../../../src/platform/clock.ts'
+
+t.test('a caller is being killed or is gone, or nothing is known of it', async (t) => {
+  const callers = realCallers(realClock)
+  let isOver = false
+  const interrupted: number[] = []
+  const gone = spawn('true')
+  await once(gone, 'exit')
+  for (const pid of [0, process.pid, gone.pid!]) {
+    callers.whenKilled(
+      pid,
+      () => isOver,
+      () => interrupted.push(pid),
+    )
+  }
+  await pause(500)
+  isOver = true
+  t.strictSame(interrupted, [gone.pid])
+})
 
 t.test('mount options', (t) => {
   t.strictSame(parseMountOptions([]), {
