@@ -2,7 +2,8 @@
  * What is in a data directory after a start: the headers of sealed chunks are read, open chunks are checked block by block.
  *
  * An open chunk ends where its first block is that does not match: a torn tail, which nobody was promised. When good blocks follow,
- * it cannot be told from damage to acknowledged data; then the file is left as it is, and the chunk counts only up to that block.
+ * it cannot be told from damage to acknowledged data; then the file is left as it is, and the chunk counts only up to that block; otherwise it is
+ * cut there.
  * One that a sync failed for is corrupt, however good it looks: it may have been read from memory.
  */
 import { PosixError, UsageError } from '../domain/errors.ts'
@@ -176,17 +177,16 @@ const sizeMin = async (disk: Disk, { directory, path, id }: Place): Promise<numb
 const inspectOpen = async ({ disk, log }: ScanOptions, { directory, path, id }: Place): Promise<Chunk> => {
   const file = await ChunkFile.open({ disk, directory, path }, id)
   try {
-    const extentBytes = file.tableEnd
-    const lengthBytes = await goodBytes(file, extentBytes)
-    if (lengthBytes < extentBytes) {
+    const { length: lengthBytes, more } = await goodBytes(file)
+    if (lengthBytes < file.tableEnd) {
       log.warn('an open chunk has a block that does not match; it counts up to there', {
         chunk: id,
         length: lengthBytes,
-        extent: extentBytes,
+        extent: file.tableEnd,
       })
-    } else {
-      await file.cut(extentBytes)
     }
+    if (!more) await file.cut(lengthBytes)
+    const extentBytes = file.tableEnd
     const { allocatedBytes } = await file.stat()
     return { id, lengthBytes, extentBytes, state: 'open', corrupt: file.corrupt, usedBytes: allocatedBytes }
   } finally {
@@ -194,11 +194,15 @@ const inspectOpen = async ({ disk, log }: ScanOptions, { directory, path, id }: 
   }
 }
 
-/** How many bytes from the start are what was written. */
-const goodBytes = async (file: ChunkFile, extentBytes: number): Promise<number> => {
-  for (let offset = 0; offset < extentBytes; offset += transferBytesMax) {
-    const { wrong } = await file.read(offset, Math.min(transferBytesMax, extentBytes - offset))
-    if (wrong[0]) return wrong[0].offset
+/** How many bytes from the start are what was written, and whether good blocks follow a bad one. */
+const goodBytes = async (file: ChunkFile): Promise<{ length: number; more: boolean }> => {
+  const end = file.tableEnd
+  let length = end
+  let wrongBytes = 0
+  for (let offset = 0; offset < end; offset += transferBytesMax) {
+    const { wrong } = await file.read(offset, Math.min(transferBytesMax, end - offset))
+    length = Math.min(length, wrong[0]?.offset ?? end)
+    wrongBytes += wrong.reduce((sum, range) => sum + range.length, 0)
   }
-  return extentBytes
+  return { length, more: wrongBytes < end - length }
 }

@@ -65,6 +65,8 @@ export interface ReplicaState {
   sealed: boolean
   corrupt: boolean
   deleted: boolean
+  /** Behind its end, where a block does not match, there are good ones. */
+  more: boolean
 }
 
 export interface CheckResult {
@@ -253,7 +255,7 @@ export class ChunkStore {
       if (taken.length === countMax) break
       this.#changed.delete(id)
       const chunk = this.#chunks.get(id)
-      taken.push(chunk ? replicaState(chunk) : { chunkId: id, length: 0, sealed: false, corrupt: false, deleted: true })
+      taken.push(chunk ? replicaState(chunk) : { ...noReplica, chunkId: id, deleted: true })
     }
     return taken
   }
@@ -732,7 +734,16 @@ const replicaState = (chunk: Chunk): ReplicaState => ({
   sealed: chunk.state === 'sealed',
   corrupt: chunk.corrupt,
   deleted: false,
+  more: chunk.lengthBytes < chunk.extentBytes,
 })
+
+const noReplica: Omit<ReplicaState, 'chunkId'> = {
+  length: 0,
+  sealed: false,
+  corrupt: false,
+  deleted: false,
+  more: false,
+}
 
 /** Sorted, neighbours joined, cut at the end. EINVAL when one is not of whole blocks. */
 const joinedRanges = (ranges: readonly ByteSpan[], end: number): ByteSpan[] => {

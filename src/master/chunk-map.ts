@@ -21,6 +21,8 @@ export interface Replica {
   length: number
   sealed: boolean
   corrupt: boolean
+  /** Behind its end, where a block does not match, there are good ones. */
+  more?: boolean
 }
 
 export interface ChunkEntry {
@@ -71,9 +73,6 @@ export const isValid = (entry: ChunkEntry, replica: Replica): boolean => {
   if (replica.corrupt || replica.length < entry.length) return false
   return !entry.sealed || replica.length === entry.length || !replica.sealed || entry.mayBeLonger
 }
-
-/** It is what it is to become. Of a chunk that is cut some replica may hold good blocks behind a bad one; sealing would take them away. */
-export const isFinished = (entry: ChunkEntry, replica: Replica): boolean => replica.sealed || entry.cut !== undefined
 
 const noOne = asSessionId(0n)
 
@@ -206,7 +205,7 @@ export class ChunkMap {
     // Damage that a server has found stays until a copy takes its place or the server starts anew: a heartbeat without it is an older one.
     const isKnownCorrupt = entry.replicas.some((replica) => replica.server === server && replica.corrupt)
     const corrupt = reported.corrupt || (isKnownCorrupt && !this.#reports.has(server))
-    this.update(id, { server, length, sealed, corrupt })
+    this.update(id, { server, length, sealed, corrupt, more: reported.more })
   }
 
   /** A full report begins: what it does not name is gone at its end. */
@@ -241,6 +240,7 @@ export class ChunkMap {
       known.length = replica.length
       known.sealed = replica.sealed
       known.corrupt = replica.corrupt
+      known.more = replica.more === true
       this.#tally(known, 1)
       regrow(entry, known)
     })
@@ -248,7 +248,7 @@ export class ChunkMap {
 
   /**
    * No server has the chunk wholly, and none that might is away: what the longest replica has is what is left. False: there is nothing to
-   * keep, or a corrupt replica has more, of which some blocks may be good.
+   * keep, or some replica has more behind what is bad in it.
    */
   cut(id: ChunkId): boolean {
     let isLeft = false
@@ -257,7 +257,8 @@ export class ChunkMap {
       const longest = (isCorrupt: boolean): number =>
         Math.max(0, ...entry.replicas.filter(({ corrupt }) => corrupt === isCorrupt).map(({ length }) => length))
       const length = longest(false)
-      if (!entry.sealed || length === 0 || length >= committed || longest(true) > length) return
+      const hasMore = longest(true) > length || entry.replicas.some(({ more }) => more === true)
+      if (!entry.sealed || length === 0 || length >= committed || hasMore) return
       entry.cut = committed
       entry.length = length
       isLeft = true
@@ -449,7 +450,7 @@ const regrow = (entry: ChunkEntry, { corrupt, length }: Replica): void => {
 const needsAttention = (entry: ChunkEntry): boolean => {
   if (!entry.sealed) return false
   if (entry.staying !== entry.copies || entry.valid !== entry.staying) return true
-  return entry.replicas.some((replica) => !isFinished(entry, replica) || !isValid(entry, replica))
+  return entry.replicas.some((replica) => !replica.sealed || !isValid(entry, replica))
 }
 
 const unknownKey = (server: ServerId, chunk: ChunkId): string => `${server}/${chunk}`

@@ -19,7 +19,6 @@ import type { ChunkId, ServerId, SessionId } from '../domain/ids.ts'
 import { blockBytes } from '../domain/limits.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
-import { isFinished } from './chunk-map.ts'
 import type { ChunkMap } from './chunk-map.ts'
 import type { ChunkServers } from './chunk-servers.ts'
 import { chunks as chunkTable, pendingFreeBounds, pendingFrees, tableBounds } from './keys.ts'
@@ -249,7 +248,7 @@ export class Reclaim {
     if (!entry || !entry.sealed || !repair.ready() || repair.isCopying(chunk) || entry.valid === 0) return false
     return entry.replicas.every((replica) => {
       const server = servers.get(replica.server)
-      if (server?.state === 'up') return isFinished(entry, replica) || replica.corrupt
+      if (server?.state === 'up') return replica.sealed || replica.corrupt
       return !server || clock.nowMs() - server.lastSeenMs >= repairDelayMs
     })
   }

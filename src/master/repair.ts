@@ -17,7 +17,7 @@ import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
 import type { RepairStatus } from '../protocol/gen/shoal/v1/admin.pb.ts'
 import type { ChunkEntry, ChunkMap, Replica } from './chunk-map.ts'
-import { isFinished, isValid } from './chunk-map.ts'
+import { isValid } from './chunk-map.ts'
 import type { ChunkServers } from './chunk-servers.ts'
 import type { Placement } from './placement/placement.ts'
 import type { Server, ServerTable } from './servers.ts'
@@ -185,6 +185,8 @@ export class Repair {
   #tick(): void {
     const ready = this.ready()
     const now = this.#options.clock.nowMs()
+    for (const id of this.#cutSinceMs.keys())
+      if ((this.#options.chunks.get(id)?.valid ?? 1) > 0) this.#cutSinceMs.delete(id)
     for (const [key, notBeforeMs] of this.#notBeforeMs) if (notBeforeMs <= now) this.#notBeforeMs.delete(key)
     for (const entry of this.#options.chunks.attention(examinedPerTickMax)) {
       this.#sealReplicas(entry)
@@ -195,8 +197,7 @@ export class Repair {
   #sealReplicas(entry: ChunkEntry): void {
     for (const replica of entry.replicas) {
       if (this.#seals >= sealsMax) return
-      if (isFinished(entry, replica) || !isValid(entry, replica) || !this.#options.servers.isUp(replica.server))
-        continue
+      if (replica.sealed || !isValid(entry, replica) || !this.#options.servers.isUp(replica.server)) continue
       this.#start(`seal/${entry.id}/${replica.server}`, async () => {
         this.#seals++
         try {
@@ -242,7 +243,7 @@ export class Repair {
       else if (valid && !server.draining && clock.nowMs() - server.lastSeenMs < repairDelayMs) expected++
     }
     const staying = good.filter((replica) => servers.isStaying(replica.server))
-    const sealedGood = staying.filter((replica) => isFinished(entry, replica))
+    const sealedGood = staying.filter(({ sealed }) => sealed)
     if (sealedGood.length >= entry.copies) {
       for (const replica of bad) this.#remove(entry, replica, replica.corrupt ? 'corrupt' : 'bad')
       for (const replica of good) if (!servers.isStaying(replica.server)) this.#remove(entry, replica, 'drained')
@@ -250,7 +251,6 @@ export class Repair {
       return
     }
     if (good.length === 0) return this.#cut(entry)
-    this.#cutSinceMs.delete(entry.id)
     let running = 0
     for (const copy of this.#copies.values()) if (copy.chunk === entry.id) running++
     for (let missing = entry.copies - staying.length - expected - running; missing > 0; missing--) {
@@ -299,11 +299,10 @@ export class Repair {
     if (this.isCopying(entry.id)) return
     this.#start(`remove/${entry.id}/${server}`, async () => {
       const counts = (other: Replica): boolean =>
-        other.server !== server && isFinished(entry, other) && isValid(entry, other) && servers.isStaying(other.server)
+        other.server !== server && other.sealed && isValid(entry, other) && servers.isStaying(other.server)
       const others = entry.replicas.filter(counts)
       if (others.length < entry.copies) return
-      // One that holds what is left of a chunk stays open, and seal would cut it.
-      await Promise.all(others.filter(({ sealed }) => sealed).map((other) => this.#seal(entry, other)))
+      await Promise.all(others.map((other) => this.#seal(entry, other)))
       const confirmed = entry.replicas.filter((other) => others.includes(other) && counts(other))
       if (confirmed.length < entry.copies || chunks.get(entry.id) !== entry || this.isCopying(entry.id)) return
       await chunkServers.delete(server, [entry.id])
@@ -372,6 +371,8 @@ export class Repair {
   ): Promise<void> {
     const { chunks, chunkServers, servers, clock, log, bytesPerSecondMax } = this.#options
     const { target, source } = copy
+    // It may be another one when the copy is done.
+    const { length } = entry
     const key = `${entry.id}/${target}`
     const replacesCorrupt = replaced?.corrupt === true
     this.#copies.set(key, copy)
@@ -382,20 +383,20 @@ export class Repair {
         target,
         {
           chunkId: entry.id,
-          length: entry.length,
+          length,
           sources: sources.flatMap(({ server }) => servers.get(server)?.address ?? []),
           bytesPerSecondMax: BigInt(
             Math.max(1, Math.floor(copy.bytesPerSecondMax ?? bytesPerSecondMax / this.#copies.size)),
           ),
         },
-        30_000 + (entry.length / copyBytesPerSecondMin) * 1000,
+        30_000 + (length / copyBytesPerSecondMin) * 1000,
       )
-      chunks.update(entry.id, { server: target, length: entry.length, sealed: true, corrupt: false })
+      chunks.update(entry.id, { server: target, length, sealed: true, corrupt: false })
       this.#done++
       if (replacesCorrupt) this.#corruptReplaced++
-      this.#finished.push({ atMs: clock.nowMs(), bytes: entry.length })
+      this.#finished.push({ atMs: clock.nowMs(), bytes: length })
       this.note('copied', entry.id, target)
-      log.info('replica copied', { chunk: entry.id, source, target, length: entry.length })
+      log.info('replica copied', { chunk: entry.id, source, target, length })
     } catch (cause) {
       this.#failed++
       this.note('copy failed', entry.id, target)

@@ -16,6 +16,7 @@ export interface HeldReplica {
   length: number
   sealed: boolean
   corrupt: boolean
+  more?: boolean
   punched: ByteRange[]
 }
 
@@ -119,12 +120,13 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
   let listener: Listener | undefined = await transport.listen('127.0.0.1:0', services)
   const { address } = listener
   const reported = (): Replica[] =>
-    [...replicas].map(([chunkId, { length, sealed, corrupt }]) => ({
+    [...replicas].map(([chunkId, { length, sealed, corrupt, more = false }]) => ({
       chunkId,
       length,
       sealed,
       corrupt,
       deleted: false,
+      more,
     }))
   const { register, reportChunks, heartbeat } = ClusterDefinition.methods
 

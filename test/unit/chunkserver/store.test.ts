@@ -48,7 +48,14 @@ t.test('what was appended is read back, before and after a restart', async (t) =
   await store.close()
 
   store = await openStore(directory)
-  t.same(store.state(7n), { chunkId: 7n, length: blocks(5), sealed: false, corrupt: false, deleted: false })
+  t.same(store.state(7n), {
+    chunkId: 7n,
+    length: blocks(5),
+    sealed: false,
+    corrupt: false,
+    deleted: false,
+    more: false,
+  })
   t.equal(store.chunkIdMax, 7n)
   t.ok((await readAll(store, 7n, blocks(5))).equals(whole))
   t.equal(await append(store, 7n, blocks(5), pattern(3, 1), { create: false }), blocks(6), 'and it goes on')
@@ -183,7 +190,7 @@ t.test('seal cuts, is for ever and can be said twice', async (t) => {
   t.equal((await stat(fileOf(directory, 1n))).size, dataStart + blocks(3))
 
   store = await openStore(directory)
-  t.same(store.state(1n), { chunkId: 1n, length: blocks(3), sealed: true, corrupt: false, deleted: false })
+  t.same(store.state(1n), { chunkId: 1n, length: blocks(3), sealed: true, corrupt: false, deleted: false, more: false })
   t.ok((await readAll(store, 1n, blocks(3))).equals(data.subarray(0, blocks(3))))
   await t.rejects(append(store, 1n, blocks(3), data), refusal('EROFS'))
   await store.close()
@@ -283,7 +290,7 @@ t.test('deleted chunks are gone and reported', async (t) => {
   await store.delete(1n)
   await store.delete(77n)
   const changes = store.takeChanges(10)
-  t.same(changes, [{ chunkId: 1n, length: 0, sealed: false, corrupt: false, deleted: true }])
+  t.same(changes, [{ chunkId: 1n, length: 0, sealed: false, corrupt: false, deleted: true, more: false }])
   store.changedAgain(changes)
   t.same(store.takeChanges(10), changes)
   await t.rejects(store.read({ chunkId: 1n, offset: 0, length: 4096 }), refusal('ENOENT'))
@@ -321,7 +328,7 @@ t.test('a flipped bit in sealed data is noticed, told and remembered; the rest i
   await flip(fileOf(directory, 1n), dataStart + blocks(5) + 17)
   t.ok((await readAll(store, 1n, blocks(5))).length > 0)
   await t.rejects(store.read({ chunkId: 1n, offset: blocks(4), length: blocks(2) }), refusal('EBADMSG'))
-  const corrupt = { chunkId: 1n, length: blocks(8), sealed: true, corrupt: true, deleted: false }
+  const corrupt = { chunkId: 1n, length: blocks(8), sealed: true, corrupt: true, deleted: false, more: false }
   t.same(store.takeChanges(10), [corrupt])
   t.same(await store.check(1n), {
     length: blocks(8),
@@ -373,7 +380,15 @@ t.test('a torn tail of an open chunk is cut; damage before good blocks is kept b
 
   const again = await openStore(directory)
   t.equal(again.state(1n)?.length, blocks(7))
-  t.same(again.state(2n), { chunkId: 2n, length: blocks(4), sealed: false, corrupt: false, deleted: false })
+  t.same(again.state(2n), {
+    chunkId: 2n,
+    length: blocks(4),
+    sealed: false,
+    corrupt: false,
+    deleted: false,
+    more: true,
+  })
+  t.match(again.state(1n), { more: false })
   t.equal(again.state(3n)?.length, blocks(8))
   t.equal((await stat(fileOf(directory, 3n))).size, dataStart + blocks(8))
   const { data: behind } = await again.read({ chunkId: 2n, offset: blocks(5), length: blocks(3) })
@@ -408,7 +423,7 @@ t.test('chunk files that cannot be read are set aside, told, and go when they ar
   await writeFile(`${fileOf(directory, 9n)}.copy`, 'half a copy')
 
   let again = await openStore(directory)
-  const lost = { length: 0, sealed: false, corrupt: true, deleted: false }
+  const lost = { length: 0, sealed: false, corrupt: true, deleted: false, more: false }
   t.same(again.state(1n), { chunkId: 1n, ...lost })
   t.same(again.state(2n), { chunkId: 2n, ...lost })
   t.equal(again.state(3n), undefined, 'never finished')
@@ -470,7 +485,14 @@ t.test('a copy replaces what was there, whole or not at all', async (t) => {
   )
   t.equal(target.state(1n)?.length, blocks(1), 'the old one is still there')
   await target.receive(1n, data.length, (incoming) => incoming.write(piece))
-  t.same(target.state(1n), { chunkId: 1n, length: data.length, sealed: true, corrupt: false, deleted: false })
+  t.same(target.state(1n), {
+    chunkId: 1n,
+    length: data.length,
+    sealed: true,
+    corrupt: false,
+    deleted: false,
+    more: false,
+  })
   t.ok((await readAll(target, 1n, data.length)).equals(data))
   t.same(await readdir(`${directory}/target/chunks/01`), ['0000000000000001'])
   const { usedBytes } = await target.figures()

@@ -101,7 +101,7 @@ t.test('a server is not removed while it has the only copy', async (t) => {
   await cluster.clock.advance(10_000)
   for (const server of others) {
     server.replicas.delete(chunk)
-    await server.heartbeat([{ chunkId: chunk, length: 0, sealed: false, corrupt: false, deleted: true }])
+    await server.heartbeat([{ chunkId: chunk, length: 0, sealed: false, corrupt: false, deleted: true, more: false }])
   }
   const serverId = only!.serverId
   const remove = (force: boolean, loseData: boolean) => cluster.admin('removeServer', { serverId, force, loseData })

@@ -65,6 +65,7 @@ t.test('random events: the counts and the line for repair are those of a count f
           sealed,
           corrupt: random.below(6) === 0,
           deleted: random.below(8) === 0,
+          more: false,
         })
       }
     }
@@ -93,7 +94,7 @@ t.test('random events: the counts and the line for repair are those of a count f
 t.test('a full report replaces what was known of a server', async (t) => {
   const map = new ChunkMap({ clock: manualClock(), isUp: () => true, isStaying: () => true, attention: () => {} })
   const server = asServerId(1)
-  const replica = { length: 4096, sealed: true, corrupt: false, deleted: false }
+  const replica = { length: 4096, sealed: true, corrupt: false, deleted: false, more: false }
   for (const id of [1n, 2n]) {
     map.load(asChunkId(id), record(4096, true))
     map.report(server, { chunkId: id, ...replica })
@@ -116,7 +117,7 @@ t.test('damage that was found outlasts a heartbeat from before, not a copy nor a
   const chunk = asChunkId(1n)
   const entry = map.load(chunk, record(4096, true))
   const replica = { length: 4096, sealed: true, corrupt: false }
-  const earlier = { chunkId: chunk, ...replica, deleted: false }
+  const earlier = { chunkId: chunk, ...replica, deleted: false, more: false }
   map.update(chunk, { server, ...replica, corrupt: true })
   map.report(server, earlier)
   t.equal(entry.valid, 0)

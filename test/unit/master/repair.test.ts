@@ -89,7 +89,7 @@ t.test('a lost server: its chunks are copied after the delay, and what is too ma
   // It comes back with what it had.
   const back = await cluster.addServer()
   back.set(chunk, { length: 8192, sealed: true })
-  await back.heartbeat([{ chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false }])
+  await back.heartbeat([{ chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false, more: false }])
   await cluster.until('surplus removed', () => {
     const holders = cluster.servers.filter((server) => server !== victim && server.replicas.has(chunk))
     return holders.length === 3
@@ -257,7 +257,7 @@ t.test('a heartbeat that a deletion has overtaken does not cost another replica'
   const target = cluster.servers.find(({ serverId }) => !servers.includes(serverId))!
   source!.freeBytes -= 4096
   await cluster.clock.advance(2000)
-  const held = { chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false }
+  const held = { chunkId: chunk, length: 8192, sealed: true, corrupt: false, deleted: false, more: false }
   target.set(chunk, held)
   await cluster.until('surplus removed', () => source!.asked.includes(`delete ${chunk}`))
   // Now another one would be the first to go.
@@ -501,7 +501,9 @@ t.test('locate gives valid replicas on servers that are up', async (t) => {
   cluster.servers[0]!.set(chunk, { corrupt: true })
   await cluster.servers[1]!.stop()
   await cluster.clock.advance(900)
-  await cluster.servers[0]!.heartbeat([{ chunkId: chunk, length: 8192, sealed: true, corrupt: true, deleted: false }])
+  await cluster.servers[0]!.heartbeat([
+    { chunkId: chunk, length: 8192, sealed: true, corrupt: true, deleted: false, more: false },
+  ])
   await cluster.clock.advance(6000)
   const now = await located()
   t.ok(now.includes(3) && !now.includes(2))
@@ -552,31 +554,39 @@ t.test('a chunk whose end was lost everywhere is kept as far as a server has it'
   await cluster.clock.advance(10_000)
   t.match((await cluster.status()).chunks, { lost: 0n, underReplicated: 0n, overReplicated: 0n })
   const longest = holders[2]!
-  t.match(longest.replicas.get(chunk), { length: 12_288, sealed: false }, 'nothing is cut off the longest one')
+  t.match(longest.replicas.get(chunk), { length: 12_288, sealed: true })
 
   // Somebody has found a disk that has all of it.
   const found = cluster.servers.find(({ serverId }) => serverId !== longest.serverId)!
   found.set(chunk, { length: 16_384, sealed: false })
-  await found.heartbeat([{ chunkId: chunk, length: 16_384, sealed: false, corrupt: false, deleted: false }])
+  await found.heartbeat([
+    { chunkId: chunk, length: 16_384, sealed: false, corrupt: false, deleted: false, more: false },
+  ])
   await cluster.until('all of it is copied', () => kept().filter((length) => length === 16_384).length === 3, 60)
 })
 
-t.test('a chunk is not cut while a corrupt replica has more of it', async (t) => {
-  const cluster = await masterCluster(t, { servers: 3 })
-  const client = await beating(cluster)
-  const { chunk } = await writeFile(cluster, client, 'f', 16_384)
-  const [corrupt, ...short] = cluster.servers
-  corrupt!.set(chunk, { corrupt: true })
-  for (const server of short) server.set(chunk, { length: 8192 })
-  await cluster.restart()
-  for (const server of cluster.servers) await server.join()
-  await beating(cluster)
-  await cluster.clock.advance(120_000)
-  t.same(
-    cluster.servers.map(({ replicas }) => replicas.get(chunk)?.length),
-    [16_384, 8192, 8192],
-  )
-})
+for (const [what, replica] of [
+  ['a corrupt replica has more of it', { corrupt: true }],
+  ['a replica has good blocks behind a bad one', { length: 4096, more: true }],
+] as const) {
+  t.test(`a chunk is not cut while ${what}`, async (t) => {
+    const cluster = await masterCluster(t, { servers: 3 })
+    const client = await beating(cluster)
+    const { chunk } = await writeFile(cluster, client, 'f', 16_384)
+    const [other, ...short] = cluster.servers
+    other!.set(chunk, replica)
+    for (const server of short) server.set(chunk, { length: 8192 })
+    await cluster.restart()
+    for (const server of cluster.servers) await server.join()
+    await beating(cluster)
+    await cluster.clock.advance(120_000)
+    t.same(
+      cluster.servers.map(({ replicas }) => replicas.get(chunk)?.length),
+      [other!.replicas.get(chunk)!.length, 8192, 8192],
+    )
+    t.equal((await cluster.status()).chunks!.lost, 1n)
+  })
+}
 
 t.test('freed ranges are punched in each replica, and a dead chunk is deleted, across a restart too', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })

@@ -51,6 +51,8 @@ export interface Replica {
   corrupt: boolean;
   /** Gone since the last report. */
   deleted: boolean;
+  /** Of an open chunk: behind its end, which is where a block does not match, there are good ones. */
+  more: boolean;
 }
 
 export interface HeartbeatRequest {
@@ -326,7 +328,7 @@ export const RegisterReply: MessageFns<RegisterReply> = {
 };
 
 function createBaseReplica(): Replica {
-  return { chunkId: 0n, length: 0, sealed: false, corrupt: false, deleted: false };
+  return { chunkId: 0n, length: 0, sealed: false, corrupt: false, deleted: false, more: false };
 }
 
 export const Replica: MessageFns<Replica> = {
@@ -348,6 +350,9 @@ export const Replica: MessageFns<Replica> = {
     }
     if (message.deleted !== false) {
       writer.uint32(40).bool(message.deleted);
+    }
+    if (message.more !== false) {
+      writer.uint32(48).bool(message.more);
     }
     return writer;
   },
@@ -403,6 +408,14 @@ export const Replica: MessageFns<Replica> = {
             }
 
             message.deleted = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.more = reader.bool();
             continue;
           }
         }
