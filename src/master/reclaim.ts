@@ -44,8 +44,9 @@ export interface ReclaimOptions {
 
 /** Frees that come one after another are punched together. */
 const gatherMs = 1000
-/** So much longer for each range that is punched again with them. */
+/** So much longer for each range that is punched again with them, up to a limit: a chunk may have died meanwhile. */
 const gatherMsPerKept = 100
+const gatherMsMax = 30_000
 const retryMs = 5000
 const chunksAtOnceMax = 4
 const rangesPerRoundMax = 1000
@@ -95,7 +96,7 @@ export class Reclaim {
   /** Something of this chunk became free. */
   freed(chunk: ChunkId): void {
     if (this.#due.has(chunk)) return
-    this.#later(chunk, gatherMs + (this.#kept.get(chunk)?.ranges ?? 0) * gatherMsPerKept)
+    this.#later(chunk, Math.min(gatherMs + (this.#kept.get(chunk)?.ranges ?? 0) * gatherMsPerKept, gatherMsMax))
   }
 
   /** The chunk was sealed: what had to wait for that can be done. */
