@@ -136,7 +136,17 @@ const goodBlock = (content: Buffer, block: number): Buffer | undefined => {
   return crc32c(bytes) === entry.readUInt32LE() ? bytes : undefined
 }
 
-/** After the ends of chunks were lost everywhere: of what is in use, whatever the longest replica has must be in all that there should be. */
+/** Good blocks follow a bad one. */
+const hasMore = (content: Buffer): boolean => {
+  const blocks = Array.from({ length: Math.ceil((content.length - dataStart) / blockBytes) }, (_, block) => block)
+  const firstBad = blocks.findIndex((block) => goodBlock(content, block) === undefined)
+  return firstBad >= 0 && blocks.slice(firstBad).some((block) => goodBlock(content, block) !== undefined)
+}
+
+/**
+ * After the ends of chunks were lost everywhere: of what is in use, whatever the longest replica has must be in all that there should be, unless
+ * some replica has more behind a bad block.
+ */
 export const keptProblems = (
   entries: readonly KvEntry[],
   disks: readonly SimulatedDisk[],
@@ -153,7 +163,7 @@ export const keptProblems = (
     })
     const most = Math.max(0, ...kept)
     const enough = kept.filter((blocks) => blocks === most).length
-    if (most > 0 && enough < copies)
+    if (most > 0 && enough < copies && !contents.some(hasMore))
       problems.push(`${most} blocks of chunk ${id} are left, and on ${enough} disks instead of ${copies}`)
   }
   return problems
