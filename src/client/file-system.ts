@@ -225,7 +225,10 @@ export interface FileSystem {
   releasedir(handle: Handle): Promise<void>
   /** What was done in the directory is durable when it resolves. EIO, once for each handle, when something of it is lost. */
   fsyncdir(context: Context, handle: Handle): Promise<void>
-  /** Everything that this client has buffered becomes durable. EIO when something that was answered is lost and no syncfs has told it. */
+  /**
+   * Everything that this client has buffered becomes durable. EIO when some of it cannot be stored, or when a change of names or attributes that was
+   * answered is lost and no syncfs has told it.
+   */
   syncfs(context: Context): Promise<void>
   statfs(context: Context): Promise<FileSystemStatistics>
 

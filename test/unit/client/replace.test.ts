@@ -119,6 +119,22 @@ const cutOff = ({ network, masterAddress }: InProcessCluster): void => {
   network.drop(masterAddress)
 }
 
+/** Both wait to be sent until the session has ended; how each ends. */
+const renameAndRemove = async (
+  cluster: InProcessCluster,
+  fs: FileSystem,
+  place: Shared['place'],
+): Promise<string[]> => {
+  const { parent, name } = place('other')
+  const outcomes = [
+    code(fs.rename(caller(), place('tmp'), place('target'), 0)),
+    code(fs.unlink(caller(), parent, name)),
+  ]
+  await pause(2 * leaseMs)
+  cluster.network.heal('client1', 'master')
+  return Promise.all(outcomes)
+}
+
 const overwrite = async (fs: FileSystem, handle: Handle): Promise<void> => {
   await fs.write(caller(), handle, 0n, small, noKill)
   await fs.flush(caller(), handle, 1n)
@@ -130,12 +146,7 @@ t.test('renamed and removed while what was written before is lost with the sessi
   const handle = await open(a, directory, 'tmp')
   cutOff(cluster)
   await overwrite(a, handle)
-  const renamed = code(a.rename(caller(), place('tmp'), place('target'), 0))
-  const removed = code(a.unlink(caller(), directory, name('other')))
-  await pause(2 * leaseMs)
-  cluster.network.heal('client1', 'master')
-  t.equal(await renamed, 'EIO')
-  t.equal(await removed, 'EIO')
+  t.strictSame(await renameAndRemove(cluster, a, place), ['EIO', 'EIO'])
   t.equal((await read(b, directory, 'target')).toString(), 'old')
   t.equal((await read(b, directory, 'other')).toString(), 'x')
   await cluster.close()
@@ -144,12 +155,7 @@ t.test('renamed and removed while what was written before is lost with the sessi
 t.test('renamed and removed while a session ends and nothing is lost with it', async (t) => {
   const { cluster, a, b, directory, place } = await shared(t)
   cutOff(cluster)
-  const renamed = code(a.rename(caller(), place('tmp'), place('target'), 0))
-  const removed = code(a.unlink(caller(), directory, name('other')))
-  await pause(2 * leaseMs)
-  cluster.network.heal('client1', 'master')
-  t.equal(await renamed, 'none')
-  t.equal(await removed, 'none')
+  t.strictSame(await renameAndRemove(cluster, a, place), ['none', 'none'])
   t.equal((await read(b, directory, 'target')).toString(), '')
   t.equal(await code(b.lookup(caller(), directory, name('other'))), 'ENOENT')
   await cluster.close()
