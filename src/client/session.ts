@@ -144,6 +144,7 @@ export class Session {
   #openedUnderLeases: bigint[] = []
   #cancels: bigint[] = []
   #nextId = 1n
+  #attempt = 0n
   #flushing = false
   #generation = 1
   #attempts = 0
@@ -413,6 +414,7 @@ export class Session {
         pid,
         rootPath,
         noLeases: !wantsLeases,
+        attempt: ++this.#attempt,
         ...holdings,
       },
     })

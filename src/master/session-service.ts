@@ -133,6 +133,13 @@ const connection = (
       state = { kind: 'closed' }
       return
     }
+    if (hello.attempt < session.attempt) {
+      // What it says the client holds is what the client held then.
+      outbox.abort('the client has connected again since')
+      state = { kind: 'closed' }
+      return
+    }
+    session.attempt = hello.attempt
     const { early } = state
     // From here to the end nothing waits: no reply can come before the welcome.
     outbox.welcome(welcome(options, session, hello))

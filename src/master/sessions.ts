@@ -64,6 +64,8 @@ export class Session {
   wantsLeases = true
   /** What it said last of its reading and writing. */
   reported: ActivityTotals | undefined
+  /** Of the newest Hello of this run; see Hello.attempt. */
+  attempt = 0n
   state: SessionState
   outbox: Outbox | undefined
   lastSeenMs: number

@@ -87,6 +87,7 @@ export const sessionClient = (
       pid: 1,
       rootPath: '',
       noLeases: false,
+      attempt: 0n,
       openFiles: [],
       leases: [],
       locks: [],

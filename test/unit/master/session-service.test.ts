@@ -399,6 +399,26 @@ t.test('leases: readers share, a writer recalls them, late returns and streams t
   t.equal((await cluster.status()).recalls, 1n)
 })
 
+t.test('seed 170851: a hello that comes after that of a later attempt drops no lease', async (t) => {
+  const cluster = await masterCluster(t)
+  const first = cluster.client({ attempt: 1n })
+  const { sessionId, sessionSecret } = await first.welcome
+  const ino = await createFile(first, 'f', false)
+  const { lease } = expect(await acquire(first, ino, 'write'), 'attributesAndLease')
+  first.abort()
+  const identity = { sessionId, sessionSecret }
+  const third = cluster.client({ ...identity, attempt: 3n, leases: [lease!] }, 50n)
+  await third.welcome
+  const second = cluster.client({ ...identity, attempt: 2n }, 90n)
+  t.match((await second.closed)?.message, /has connected again since/)
+  t.same(second.messages, [])
+  const other = cluster.client()
+  await other.welcome
+  void acquire(other, ino, 'write')
+  await cluster.until('a recall', () => third.recalls().length > 0)
+  t.equal(third.recalls()[0]!.grant, lease!.grant)
+})
+
 t.test('commit is refused without the write lease, and from a session that has ended', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const a = cluster.client()

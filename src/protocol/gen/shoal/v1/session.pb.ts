@@ -140,6 +140,8 @@ export interface Hello {
   noLeases: boolean;
   /** The newest that it speaks; 0: only protocol_version. */
   protocolVersionNewest: number;
+  /** Counts this client's attempts to connect, from 1: one that arrives after a later one of its session is refused. 0: not counted. */
+  attempt: bigint;
 }
 
 export interface Welcome {
@@ -1041,6 +1043,7 @@ function createBaseHello(): Hello {
     locks: [],
     noLeases: false,
     protocolVersionNewest: 0,
+    attempt: 0n,
   };
 }
 
@@ -1084,6 +1087,12 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.protocolVersionNewest !== 0) {
       writer.uint32(96).uint32(message.protocolVersionNewest);
+    }
+    if (message.attempt !== 0n) {
+      if (BigInt.asUintN(64, message.attempt) !== message.attempt) {
+        throw new globalThis.Error("value provided for field message.attempt of type uint64 too large");
+      }
+      writer.uint32(104).uint64(message.attempt);
     }
     return writer;
   },
@@ -1195,6 +1204,14 @@ export const Hello: MessageFns<Hello> = {
             }
 
             message.protocolVersionNewest = reader.uint32();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.attempt = reader.uint64() as bigint;
             continue;
           }
         }
