@@ -53,6 +53,7 @@ export class FileLocks {
       const outcome = (result: Result | undefined): void => {
         if (typeof answered === 'function') answered(result)
         else if (isGrant(result)) this.held.granted(ino, request)
+        else if (this.held.isInDoubt(request)) this.#unsettledUntil(key, this.#getBack(ino, request))
         else this.held.refused(request, { sent: result !== undefined })
         answered = 'yes'
       }
@@ -77,12 +78,14 @@ export class FileLocks {
     }
   }
 
-  /**
-   * The caller has gone without an answer, and believes that it has what it had before. What is granted after that is given up again, and what
-   * that took the place of is got back. A write lock that a read lock took the place of may be lost by then.
-   */
+  /** The caller has gone without an answer, and believes that it has what it had before. What is granted after that is given up again. */
   async #answeredLate(ino: Ino, request: LockRequest, result: Result | undefined): Promise<void> {
-    if (!isGrant(result)) return this.held.refused(request, { sent: result !== undefined })
+    if (isGrant(result) || this.held.isInDoubt(request)) return this.#getBack(ino, request)
+    this.held.refused(request, { sent: result !== undefined })
+  }
+
+  /** Makes the owner have what it had before it asked for this. A write lock in whose place a read lock was may be lost by then. */
+  async #getBack(ino: Ino, request: LockRequest): Promise<void> {
     const { signal } = this.#sessionEnd
     const options = { signal, deadlineMs: Infinity }
     const restored = this.held.restoring(ino, request).map((part) => {

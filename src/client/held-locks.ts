@@ -39,8 +39,17 @@ export class HeldLocks {
 
   /** A conversion of a flock(2) lock that the master refuses has lost the old one. `sent`: the master has seen it. */
   refused(request: LockRequest, { sent }: { sent: boolean }): void {
-    if (this.#asked.get(request)?.told === true || (sent && request.kind === 'flock')) this.loses(request)
+    const told = this.#asked.get(request)?.told === true
+    if (request.kind === 'flock' && (sent || told)) this.loses(request)
     else this.keeps(request)
+  }
+
+  /** A Hello has left out a record lock that this would have weakened: a master that has started anew knows of no more than what is left. */
+  isInDoubt(request: LockRequest): boolean {
+    const asked = this.#asked.get(request)
+    if (asked?.told !== true || request.kind !== 'posix') return false
+    const locks = this.#locks.get(asked.ino) ?? []
+    return withoutGivenUp(locks, request) !== locks
   }
 
   /** The owner has what it had before. */

@@ -258,7 +258,42 @@ t.test('a read lock that was refused leaves the write lock declared', async (t) 
   held.refused(refused, { sent: true })
   t.equal(declared(), 'write')
   held.asking(asIno(5n), refused)
+  t.equal(held.isInDoubt(refused), false)
   t.equal(declared(), 'read')
-  held.refused(refused, { sent: true })
-  t.equal(declared(), 'read', 'the master may have started anew and know of no more')
+  t.equal(held.isInDoubt(refused), true, 'the master may have started anew and know of no more')
 })
+
+t.test(
+  'a wait for a read lock over a write lock that is interrupted after a reconnection leaves the write lock',
+  async (t) => {
+    stayAlive(t)
+    const cluster = await startInProcessCluster(t, { servers: 0, config: { sessionLeaseMs: 20_000 } })
+    const [a, b, c] = [await cluster.mount(), await cluster.mount(), await cluster.mount()]
+    const { ino } = await create(a, 'locked')
+    for (const fs of [b, c]) await fs.lookup(caller(), fs.root, Buffer.from('locked'))
+    await a.setlk(caller(), ino, part(lock(1n), 0n, 49n), { wait: false })
+    await b.setlk(caller(), ino, part(lock(2n), 50n, 99n), { wait: false })
+    const interrupted = async (restart: () => Promise<void>): Promise<void> => {
+      const stop = new AbortController()
+      const asked = a.setlk(caller(stop.signal), ino, lock(1n, 'read'), { wait: true })
+      await answered(a, ino)
+      await restart()
+      await answered(a, ino)
+      stop.abort()
+      await t.rejects(asked, { code: 'EINTR' })
+      await answered(a, ino)
+    }
+    const keepsWriteLock = (what: string): Promise<unknown> =>
+      t.rejects(c.setlk(caller(), ino, part(lock(3n, 'read'), 0n, 9n), { wait: false }), { code: 'EAGAIN' }, what)
+    const restart = async (): Promise<void> => {
+      await cluster.stopMaster()
+      await cluster.startMaster()
+    }
+    await interrupted(async () => cluster.network.drop(cluster.masterAddress))
+    await keepsWriteLock('at the master that had it all the time')
+    await restart()
+    await keepsWriteLock('at one that was told')
+    await interrupted(restart)
+    await keepsWriteLock('at one that was not told of it at first')
+  },
+)
