@@ -1,5 +1,6 @@
 /** `shoal restore`: makes the data directory of a master from a backup. The master must not run. */
 import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
 import { Command } from 'commander'
 import { UsageError } from '../domain/errors.ts'
 import { tableBounds, counters as counterTable, formats } from '../master/keys.ts'
@@ -7,6 +8,7 @@ import type { CounterName } from '../master/keys.ts'
 import { addedRecords, counterOf, identityOf, restoredRecord } from '../master/restore.ts'
 import { StoreCheck } from '../master/fsck.ts'
 import type { KvChange, KvEngine } from '../platform/kv-engine.ts'
+import { realDisk } from '../platform/real-disk.ts'
 import { json, print } from './administration.ts'
 import { readBackup } from './backup-file.ts'
 import { formatCount } from './quantity.ts'
@@ -22,11 +24,13 @@ const batchRecords = 2000
 const messageOf = (caught: unknown): string => (caught instanceof Error ? caught.message : String(caught))
 
 interface Held {
-  clusterId: string
-  counters: Map<CounterName, bigint>
+  /** undefined: it is damaged. */
+  store: { clusterId: string; counters: Map<CounterName, bigint> } | undefined
+  /** Until this no master can use it. Idempotent. Not after its directory was moved: RocksDB tidies up under the name that it knows. */
+  release: () => Promise<void>
 }
 
-/** What the store in a directory is; undefined when there is nothing in it. UsageError when a master uses it. */
+/** What the store in a directory is, taken hold of; undefined when there is nothing in it. UsageError when a master uses it. */
 const lookInto = async (directory: string): Promise<Held | undefined> => {
   const names = await readdir(directory).catch((caught: unknown): string[] => {
     if (caught instanceof Error && 'code' in caught && caught.code === 'ENOENT') return []
@@ -36,8 +40,16 @@ const lookInto = async (directory: string): Promise<Held | undefined> => {
   if (!names.includes('CURRENT')) {
     throw new UsageError(`${directory} is not empty and holds no data of a master; name another directory`)
   }
-  const { openRocksDb } = await import('../platform/rocksdb-engine.ts')
-  const kv = await openRocksDb(directory)
+  const { openRocksDb, DamagedDatabaseError } = await import('../platform/rocksdb-engine.ts')
+  let kv: KvEngine
+  try {
+    kv = await openRocksDb(directory)
+  } catch (caught) {
+    if (caught instanceof DamagedDatabaseError) return { store: undefined, release: () => Promise.resolve() }
+    throw caught
+  }
+  let released: Promise<void> | undefined
+  const release = (): Promise<void> => (released ??= kv.close())
   try {
     const format = await kv.get(Buffer.from(formats.encodeKey(undefined), 'latin1'))
     const bounds = tableBounds(counterTable)
@@ -51,14 +63,20 @@ const lookInto = async (directory: string): Promise<Held | undefined> => {
       const counter = counterOf(record)
       if (counter) counters.set(...counter)
     }
-    return { clusterId: format === undefined ? '' : formats.decode(format).clusterId, counters }
-  } finally {
-    await kv.close()
+    const clusterId = format === undefined ? '' : formats.decode(format).clusterId
+    return { store: { clusterId, counters }, release }
+  } catch (caught) {
+    await release()
+    throw caught
   }
 }
 
 /** Ids count up, so what was made since the backup is the difference at most: mounts are given ranges of them in advance. */
-const lossOf = (held: Held, backup: { clusterId: string; counters: ReadonlyMap<CounterName, bigint> }): string => {
+const lossOf = (
+  held: Held['store'],
+  backup: { clusterId: string; counters: ReadonlyMap<CounterName, bigint> },
+): string => {
+  if (!held) return 'what it holds is damaged, and all that is not in the backup would be lost'
   if (held.clusterId !== backup.clusterId) {
     return `it holds cluster ${held.clusterId}, and the backup is of cluster ${backup.clusterId}: all of that would be lost`
   }
@@ -67,6 +85,32 @@ const lossOf = (held: Held, backup: { clusterId: string; counters: ReadonlyMap<C
     `it holds the same cluster, and what changed after the backup would be lost: at most ${formatCount(since('nextIno'))} files and directories ` +
     `and ${formatCount(since('nextChunk'))} chunks were made since`
   )
+}
+
+/** Makes a store of its own from a backup; the number of records. */
+const restoreInto = async (directory: string, file: string): Promise<number> => {
+  await rm(directory, { recursive: true, force: true })
+  await mkdir(directory, { recursive: true })
+  const { openRocksDb } = await import('../platform/rocksdb-engine.ts')
+  const kv = await openRocksDb(directory)
+  try {
+    return await load(kv, file)
+  } finally {
+    await kv.close()
+  }
+}
+
+/** Puts a directory in place of another one, which is kept under the name `kept`, if given, and must be empty or missing if not. */
+const putInPlace = async (restored: string, directory: string, kept: string | undefined): Promise<void> => {
+  try {
+    if (kept !== undefined) await rename(directory, kept)
+    await rename(restored, directory)
+    await realDisk.syncDirectory(dirname(resolve(directory)))
+  } catch (caught) {
+    throw new UsageError(
+      `what was restored is in ${restored}, but could not be moved to ${directory} (a mount point?): ${messageOf(caught)}`,
+    )
+  }
 }
 
 const load = async (kv: KvEngine, file: string): Promise<number> => {
@@ -125,31 +169,20 @@ Examples:
       if (identity.isNewer) throw new UsageError(`${file} was written by a newer Shoal; restore it with that one`)
       const findings = check.finish()
       const held = await lookInto(directory)
-      if (held && options.force !== true) {
-        throw new UsageError(
-          `${directory} is in place: ${lossOf(held, { clusterId: header.clusterId, counters })}; --force restores all the same`,
-        )
-      }
-      const unfinished = `${directory}.restoring`
-      await rm(unfinished, { recursive: true, force: true })
-      await mkdir(unfinished, { recursive: true })
-      const { openRocksDb } = await import('../platform/rocksdb-engine.ts')
-      const kv = await openRocksDb(unfinished)
+      const kept = held && `${directory}.before-restore-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
       let records: number
       try {
-        records = await load(kv, file)
+        if (held && options.force !== true) {
+          throw new UsageError(
+            `${directory} is in place: ${lossOf(held.store, { clusterId: header.clusterId, counters })}; --force restores all the same`,
+          )
+        }
+        const restored = `${directory}.restoring`
+        records = await restoreInto(restored, file)
+        await held?.release()
+        await putInPlace(restored, directory, kept)
       } finally {
-        await kv.close()
-      }
-      const kept = held && `${directory}.before-restore-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
-      try {
-        if (kept !== undefined) await rename(directory, kept)
-        else await rm(directory, { recursive: true, force: true })
-        await rename(unfinished, directory)
-      } catch (caught) {
-        throw new UsageError(
-          `what was restored is in ${unfinished}, but could not be moved to ${directory} (a mount point?): ${messageOf(caught)}`,
-        )
+        await held?.release()
       }
       const taken = new Date(header.takenMs).toISOString()
       if (options.json === true) {

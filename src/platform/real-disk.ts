@@ -141,17 +141,26 @@ class RealFile implements DiskFile {
     })
   }
 
+  /** undefined where it cannot be done, and for now when, say, the process has too many files open. */
+  private openDirectly(): Promise<FileHandle | undefined> {
+    const path = `/proc/self/fd/${this.handle.fd}`
+    return open(path, constants.O_WRONLY | constants.O_DIRECT).catch((caught: unknown) => {
+      if (!isUnsupported(caught)) this.direct = undefined
+      return undefined
+    })
+  }
+
   /** Returns the bytes written; 0 where the file system or the disk does not do that. */
   private async writeDirectly(buffers: Buffer[], position: number): Promise<number> {
+    this.direct ??= this.openDirectly()
+    const handle = await this.direct
+    if (handle === undefined) return 0
     try {
-      this.direct ??= open(`/proc/self/fd/${this.handle.fd}`, constants.O_WRONLY | constants.O_DIRECT)
-      const handle = await this.direct
-      return handle ? (await handle.writev(buffers, position)).bytesWritten : 0
+      return (await handle.writev(buffers, position)).bytesWritten
     } catch (caught) {
       if (!isUnsupported(caught)) throw caught
-      const handle = await this.direct?.catch(() => undefined)
       this.direct = Promise.resolve(undefined)
-      await handle?.close()
+      await handle.close()
       return 0
     }
   }
@@ -194,7 +203,7 @@ class RealFile implements DiskFile {
 
   close(): Promise<void> {
     return guarded(async () => {
-      const direct = await this.direct?.catch(() => undefined)
+      const direct = await this.direct
       await direct?.close()
       await this.handle.close()
     })

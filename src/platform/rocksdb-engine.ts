@@ -39,6 +39,9 @@ interface Waiting {
   reject(error: Error): void
 }
 
+/** What is in a directory cannot be read as a database, or not wholly. */
+export class DamagedDatabaseError extends UsageError {}
+
 const messageOf = (caught: unknown): string => (caught instanceof Error ? caught.message : String(caught))
 
 const asPosixError = (caught: unknown): PosixError =>
@@ -59,7 +62,9 @@ const openFailure = (path: string, caught: unknown): UsageError => {
   if (message.includes('Permission denied') || message.includes('Read-only file system')) {
     return new UsageError(`${path} cannot be opened: this user may not read and write it`)
   }
-  return new UsageError(`${path} cannot be opened as the data of a Shoal master, it may be damaged: ${message}`)
+  return new DamagedDatabaseError(
+    `${path} cannot be opened as the data of a Shoal master, it may be damaged: ${message}`,
+  )
 }
 
 const directoryFailure = (path: string, caught: unknown): UsageError => {
@@ -299,7 +304,7 @@ class RocksDbEngine implements RocksDb {
 
 /**
  * Opens the database in this directory and makes it if it is missing. UsageError, one sentence: the directory is in use, not a
- * directory, unreadable or damaged.
+ * directory, unreadable, or (DamagedDatabaseError) damaged.
  */
 export const openRocksDb = async (path: string): Promise<RocksDb> => {
   let foreign: string | undefined
@@ -319,7 +324,7 @@ export const openRocksDb = async (path: string): Promise<RocksDb> => {
   // Also when another process has it open: its log may grow meanwhile, but never gets a whole batch behind a torn one.
   const damaged = await findDamagedLog(path)
   if (damaged) {
-    throw new UsageError(
+    throw new DamagedDatabaseError(
       `${path} is damaged: its log ${damaged.name} does not match its checksum at byte ${damaged.offset}; restore the directory from a backup`,
     )
   }

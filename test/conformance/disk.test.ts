@@ -1,6 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { constants } from 'node:fs'
 import { mkdtemp, open, readFile, readdir, readlink, rm, stat } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -256,5 +257,33 @@ await t.test('real: a file system without direct writes takes large ones all the
   const found = Buffer.alloc(3 * data.length)
   t.equal(await file.read(found, 0), found.length)
   t.ok(found.every((byte) => byte === 5))
+  await file.close()
+})
+
+await t.test('real: a write goes to the disk although the process can open no more files', async (t) => {
+  const path = join(await directory(t), 'file')
+  const file = await realDisk.open(path, { create: true })
+  const data = takeBuffer(1024 * 1024).fill(7)
+  const setLimit = (soft: number | string): unknown =>
+    run('prlimit', ['--pid', String(process.pid), `--nofile=${soft}:`])
+  const { stdout } = await run('prlimit', ['--pid', String(process.pid), '--nofile', '--noheadings', '--output=SOFT'])
+  const others: FileHandle[] = []
+  try {
+    await setLimit((await readdir('/proc/self/fd')).length + 50)
+    for (let full = false; !full;) {
+      await open('/dev/null').then(
+        (handle) => others.push(handle),
+        () => (full = true),
+      )
+    }
+    await file.write([data], 0)
+  } finally {
+    for (const handle of others) await handle.close()
+    await setLimit(stdout.trim())
+  }
+  await file.write([data], data.length)
+  const found = Buffer.alloc(2 * data.length)
+  t.equal(await file.read(found, 0), found.length)
+  t.ok(found.every((byte) => byte === 7))
   await file.close()
 })

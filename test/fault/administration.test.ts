@@ -157,6 +157,20 @@ t.test('administration', { timeout: 400_000 }, async (t) => {
         code: 0,
         stdout: /what was there before is in/,
       })
+      const [before] = (await readdir(cluster.directory)).filter((name) => name.startsWith('master.before-restore-'))
+      t.ok(before)
+      const aside = join(cluster.directory, before!)
+      t.match(
+        await shoal(['restore', backup, '--data', aside]),
+        { code: 1, stderr: /0 chunks were made since/ },
+        'whole',
+      )
+      await sh(`cp -r '${aside}' '${aside}.damaged' && head -c 100 /dev/urandom | tee '${aside}.damaged'/MANIFEST-0*`)
+      t.match(await shoal(['restore', backup, '--data', `${aside}.damaged`]), {
+        code: 1,
+        stderr: /what it holds is damaged/,
+      })
+      t.match(await shoal(['restore', backup, '--data', `${aside}.damaged`, '--force']), { code: 0 })
       await cluster.master.start()
       await cluster.mount.start()
       await cluster.healthy({ servers: 3 })
