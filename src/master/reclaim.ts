@@ -157,7 +157,7 @@ export class Reclaim {
     if (this.#closed) return
     if (again !== undefined) this.#later(chunk, again)
     // A place is free for the next one.
-    if (this.#due.size > 0 && !this.#timer) this.#schedule(0)
+    this.#runDue()
   }
 
   /** Does what can be done for a chunk. Returns when to look again, or undefined when nothing is left. */

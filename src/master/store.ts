@@ -151,6 +151,8 @@ interface Execution {
 
 interface Load {
   readonly promise: Promise<void>
+  /** Who waits for the record, and gets it pinned when it is there. */
+  readonly waiting: Execution[]
   /** The record was changed while it was on its way: what arrives is old. */
   stale: boolean
 }
@@ -446,25 +448,31 @@ export class Store {
       await this.#loadPage(miss.range, execution)
       return
     }
-    await Promise.all(miss.keys.flatMap((missed) => this.#load(missed) ?? []))
-    for (const { key } of miss.keys) {
-      const entry = this.#cache.get(key)
-      // Absent only when it was changed on the way and then evicted; the next run asks again.
-      if (entry === undefined || execution.pinned.has(entry)) continue
-      execution.pinned.add(entry)
-      entry.pins++
-    }
+    const loads = miss.keys.flatMap((missed) => this.#load(missed, execution) ?? [])
+    // Also when one fails, the execution lasts until the others have pinned what came.
+    for (const load of await Promise.allSettled(loads)) if (load.status === 'rejected') throw load.reason
     this.#evict()
   }
 
-  /** Loads of the same turn go to the engine together; two operations that miss the same record share its load. */
-  #load(missed: MissedKey): Promise<void> | undefined {
-    if (this.#cache.has(missed.key)) return undefined
+  /**
+   * Loads of the same turn go to the engine together; two operations that miss the same record share its load. The record is pinned as soon
+   * as it is in the cache: those who wait for others would take it out again before its turn. Absent only when it was changed on the way
+   * and then evicted; the next run asks again.
+   */
+  #load(missed: MissedKey, execution: Execution): Promise<void> | undefined {
+    const entry = this.#cache.get(missed.key)
+    if (entry !== undefined) {
+      pin(entry, execution)
+      return undefined
+    }
     const running = this.#loads.get(missed.key)
-    if (running !== undefined) return running.promise
+    if (running !== undefined) {
+      running.waiting.push(execution)
+      return running.promise
+    }
     this.#loadQueue.push(missed)
     this.#loading ??= Promise.resolve().then(() => this.#loadQueued())
-    this.#loads.set(missed.key, { promise: this.#loading, stale: false })
+    this.#loads.set(missed.key, { promise: this.#loading, waiting: [execution], stale: false })
     return this.#loading
   }
 
@@ -476,8 +484,12 @@ export class Store {
       const found = await this.#kv.getMany(queue.map(({ key }) => Buffer.from(key, 'latin1')))
       for (const [i, { table, key }] of queue.entries()) {
         const bytes = found[i]
-        if (this.#cache.has(key) || this.#loads.get(key)!.stale) continue
-        this.#insert(table, key, bytes === undefined ? undefined : table.decode(bytes))
+        const { waiting, stale } = this.#loads.get(key)!
+        let entry = this.#cache.get(key)
+        if (entry === undefined && !stale) {
+          entry = this.#insert(table, key, bytes === undefined ? undefined : table.decode(bytes))
+        }
+        if (entry !== undefined) for (const execution of waiting) pin(entry, execution)
       }
     } finally {
       for (const { key } of queue) this.#loads.delete(key)
@@ -554,6 +566,12 @@ export class Store {
     if (entry.pins > 0 || entry.sequence > this.#durable) return
     if (this.#cache.delete(entry.key)) this.#cacheBytes -= entry.weight
   }
+}
+
+const pin = (entry: Entry, { pinned }: Execution): void => {
+  if (pinned.has(entry)) return
+  pinned.add(entry)
+  entry.pins++
 }
 
 interface StoreView {

@@ -612,6 +612,27 @@ t.test('freed ranges are punched in each replica, and a dead chunk is deleted, a
   t.equal(status.punchesPending, 0n)
 })
 
+t.test('seed 301059: what is free in many chunks at once does not wait for a tick of the clock each', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const files: { ino: bigint; chunk: bigint }[] = []
+  for (let i = 0; i < 60; i++) {
+    const file = await writeFile(cluster, client, `f${i}`, 40_960)
+    await seal(client, file.chunk)
+    files.push(file)
+  }
+  await cluster.until('sealed', () => files.every(({ chunk }) => validReplicas(cluster, chunk) === 3))
+  for (const { ino } of files) {
+    const punch = { ino, mode: 3, offset: 0n, length: 40_960n }
+    expect(await client.request({ $case: 'fallocate', value: punch }), 'attributesAndLease')
+  }
+  const sinceMs = cluster.clock.nowMs()
+  await cluster.until('deleted', () => cluster.servers.every(({ replicas }) => replicas.size === 0))
+  const ms = cluster.clock.nowMs() - sinceMs
+  t.ok(ms < 3000, `${ms} ms`)
+  t.equal((await cluster.status()).chunks!.total, 0n)
+})
+
 t.test('a server that was away for longer than the delay punches, too, what was freed meanwhile', async (t) => {
   for (const restarts of [false, true]) {
     const cluster = await masterCluster(t, { servers: 3 })

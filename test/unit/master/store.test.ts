@@ -469,6 +469,41 @@ void t.test('concurrent operations are serializable, with a cache that holds nex
   t.equal(await (await openStore(kv.reopen())).execute(total), accounts * 100)
 })
 
+void t.test('seed 300085: who loads a record does not take out what was loaded for others', async (t) => {
+  const microtasks = async (count: number): Promise<void> => {
+    for (let i = 0; i < count; i++) await Promise.resolve()
+  }
+  const memory = memoryKv()
+  const first = await openStore(memory)
+  for (const name of ['a', 'b', 'c']) await first.execute(put(name, name))
+  await first.close()
+  // Many ways in which three loads can come between each other's turns.
+  for (let slow = 0; slow < 8; slow++) {
+    const getMany: KvEngine['getMany'] = async (keys) => {
+      const found = memory.getMany(keys)
+      await microtasks(slow)
+      return found
+    }
+    const kv: KvEngine = Object.assign(Object.create(memory) as KvEngine, { getMany })
+    for (let late = 0; late < 12; late++) {
+      for (let later = late; later < 24; later++) {
+        const store = await openStore(kv, { cacheEntriesMax: 0 })
+        const runs = new Map<string, number>()
+        const after = async (count: number, name: string): Promise<string | undefined> => {
+          await microtasks(count)
+          return store.execute((tx) => {
+            runs.set(name, (runs.get(name) ?? 0) + 1)
+            if (runs.get(name)! > 100) throw new Error(`${slow}, ${late}, ${later}: again and again`)
+            return get(name)(tx)
+          })
+        }
+        t.same(await Promise.all([after(0, 'a'), after(late, 'b'), after(later, 'c')]), ['a', 'b', 'c'])
+        t.ok(Math.max(...runs.values()) <= 2, 'loaded once each')
+      }
+    }
+  }
+})
+
 void t.test('the cache stays within its bounds in entries and in bytes', async (t) => {
   const byEntries = await openStore(memoryKv(), { cacheEntriesMax: 50 })
   for (let i = 0; i < 500; i++) await byEntries.execute(put(`n${i}`, 'x'))
