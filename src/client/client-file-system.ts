@@ -51,7 +51,7 @@ import { Flusher } from './flusher.ts'
 import { RoomWatch } from './room-watch.ts'
 import { Handles } from './handles.ts'
 import { InodeOperations } from './inode-operations.ts'
-import { changesContent, describeEntry } from './journal.ts'
+import { changesContent, describeEntry, isReliedOn } from './journal.ts'
 import type { JournalFailure } from './journal.ts'
 import type { Locations } from './locations.ts'
 import { LostChanges } from './lost-changes.ts'
@@ -467,8 +467,9 @@ export class ClientFileSystem implements FileSystem {
   }
 
   /** Never silent: who has such a file open is told, or opens it next if it lost content; and everybody can read which files it was. */
-  #journalFailed(failures: readonly JournalFailure[]): void {
+  #journalFailed(all: readonly JournalFailure[]): void {
     const { inodes, log } = this.#core
+    const failures = all.filter(({ entry }) => isReliedOn(entry))
     for (const { entry } of failures) {
       this.#lostChanges.record(entry)
       for (const ino of entry.inos) {
@@ -503,11 +504,11 @@ export class ClientFileSystem implements FileSystem {
 
   /**
    * The master has ended the session. What was buffered cannot be committed any more: others may have written since. True: something was
-   * buffered, or in the journal.
+   * buffered, or in the journal, and is missed.
    */
   #lost(): boolean {
     const { leases, inodes, frontEnd, journal, log } = this.#core
-    const isJournaled = !journal.isEmpty
+    const isJournaled = journal.isReliedOn
     for (const [ino, cached] of leases.cachedOfAll()) {
       frontEnd.withdrawLost(ino, cached, { data: (inodes.get(ino)?.handles ?? 0) > 0 })
     }

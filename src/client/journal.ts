@@ -81,6 +81,11 @@ export class Journal {
     return this.#settled === this.#last
   }
 
+  /** Losing it is losing something. */
+  get isReliedOn(): boolean {
+    return this.#unsent.some(isReliedOn) || this.#sent.some(({ entries }) => entries.some(isReliedOn))
+  }
+
   get isFull(): boolean {
     return this.#unsent.length + this.#sentEntries >= entriesMax || this.#unsentBytes + this.#sentBytes >= bytesMax
   }
@@ -187,6 +192,15 @@ export class Journal {
     this.#progress.fire()
     this.#sendFull()
   }
+}
+
+/**
+ * Somebody is told when it is lost. Not of a time of access, for which nobody asked who only read, nor that a file is not open any more,
+ * which the end of the session tells as well.
+ */
+export const isReliedOn = ({ wire: { op } }: JournalEntry): boolean => {
+  if (op?.$case === 'close') return false
+  return op?.$case !== 'setattr' || op.value.caller !== undefined
 }
 
 /** Of the one file that it names. */

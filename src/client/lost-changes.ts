@@ -27,9 +27,7 @@ export class LostChanges {
   /** Lost longest ago first. */
   readonly #losses = new Map<Ino, Loss>()
 
-  record({ inos, directories }: JournalEntry): void {
-    // Only that a file is not open any more, which the end of the session tells as well.
-    if (inos.length === 0) return
+  record({ directories }: JournalEntry): void {
     this.anywhere.record('EIO')
     for (const ino of directories) {
       this.#losses.delete(ino)

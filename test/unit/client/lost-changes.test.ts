@@ -44,10 +44,3 @@ t.test('a session that is lost with a full journal: all directories are known', 
   t.throws(() => lost.check(asIno(2n), { ...cursor }), { code: 'EIO' }, 'the oldest one is forgotten, and no other')
   t.end()
 })
-
-t.test('that a file was closed is no change', (t) => {
-  const lost = new LostChanges()
-  lost.record(entry())
-  lost.anywhere.check(lost.anywhere.cursor())
-  t.end()
-})

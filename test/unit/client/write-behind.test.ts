@@ -6,6 +6,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import { setTimeout as pause } from 'node:timers/promises'
+import { compareTimespec } from '../../../src/domain/time.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
 import type { Attributes, Context, FileSystem, Handle } from '../../../src/client/file-system.ts'
 import { code, list } from '../../lib/answers.ts'
@@ -332,6 +333,33 @@ t.test('cut off: what was not delivered is reported, and never carried out late'
   t.same(await list(b, own), ['renamed'], 'nothing came late')
   await writeFile(a, own, 'after', 'works again')
   t.equal(await readFile(b, own, 'after'), 'works again')
+})
+
+t.test('when something was read is no loss when it goes with the session', async (t) => {
+  const cluster = await startInProcessCluster(t, { config: { sessionLeaseMs: 600 } })
+  const a = await cluster.mount()
+  const b = await cluster.mount()
+  const own = await ownDirectory(t, a)
+  await writeFile(a, own, 'f', 'content')
+  const { attributes } = await a.lookup(caller(), own, name('f'))
+  await a.syncfs(caller())
+  const directory = (await a.opendir(caller(), own)).handle
+  const file = (await a.open(caller(), attributes.ino, O_RDWR)).handle
+  await pause(20)
+  await list(a, own)
+  await a.read(caller(), file, 0n, 10)
+  const read = (await a.getattr(caller(), attributes.ino)).attributes.atime
+  t.ok(compareTimespec(read, attributes.atime) > 0)
+  cluster.network.cut('client1', 'master')
+  const syncing = code(a.syncfs(caller()))
+  t.same(await list(b, own), ['f'], 'the session has ended')
+  cluster.network.heal('client1', 'master')
+  t.equal(await syncing, 'none')
+  t.ok(compareTimespec((await a.getattr(caller(), attributes.ino)).attributes.atime, read) < 0, 'it is lost')
+  t.equal(await code(a.fsyncdir(caller(), directory)), 'none')
+  t.equal(await code(a.fsync(caller(), file, false)), 'none')
+  await a.releasedir(directory)
+  await a.release(file)
 })
 
 for (const when of ['while it waits', 'before it']) {
