@@ -65,9 +65,8 @@ const lookInto = async (directory: string): Promise<Held | undefined> => {
     }
     const clusterId = format === undefined ? '' : formats.decode(format).clusterId
     return { store: { clusterId, counters }, release }
-  } catch (caught) {
-    await release()
-    throw caught
+  } catch {
+    return { store: undefined, release }
   }
 }
 
@@ -85,6 +84,29 @@ const lossOf = (
     `it holds the same cluster, and what changed after the backup would be lost: at most ${formatCount(since('nextIno'))} files and directories ` +
     `and ${formatCount(since('nextChunk'))} chunks were made since`
   )
+}
+
+const load = async (kv: KvEngine, file: string): Promise<number> => {
+  let batch: KvChange[] = []
+  let count = 0
+  const flush = async (sync: boolean): Promise<void> => {
+    const changes = batch
+    batch = []
+    await kv.write(changes, { sync })
+  }
+  const counters = new Map<CounterName, bigint>()
+  await readBackup(file, async (record) => {
+    const counter = counterOf(record)
+    if (counter) counters.set(...counter)
+    const restored = restoredRecord(record)
+    if (!restored) return
+    batch.push({ type: 'put', ...restored })
+    count++
+    if (batch.length >= batchRecords) await flush(false)
+  })
+  for (const record of addedRecords(counters)) batch.push({ type: 'put', ...record })
+  await flush(true)
+  return count
 }
 
 /** Makes a store of its own from a backup; the number of records. */
@@ -111,29 +133,6 @@ const putInPlace = async (restored: string, directory: string, kept: string | un
       `what was restored is in ${restored}, but could not be moved to ${directory} (a mount point?): ${messageOf(caught)}`,
     )
   }
-}
-
-const load = async (kv: KvEngine, file: string): Promise<number> => {
-  let batch: KvChange[] = []
-  let count = 0
-  const flush = async (sync: boolean): Promise<void> => {
-    const changes = batch
-    batch = []
-    await kv.write(changes, { sync })
-  }
-  const counters = new Map<CounterName, bigint>()
-  await readBackup(file, async (record) => {
-    const counter = counterOf(record)
-    if (counter) counters.set(...counter)
-    const restored = restoredRecord(record)
-    if (!restored) return
-    batch.push({ type: 'put', ...restored })
-    count++
-    if (batch.length >= batchRecords) await flush(false)
-  })
-  for (const record of addedRecords(counters)) batch.push({ type: 'put', ...record })
-  await flush(true)
-  return count
 }
 
 export const restoreCommand = (): Command =>
