@@ -80,6 +80,10 @@ const lossOf = (
     return `it holds cluster ${held.clusterId}, and the backup is of cluster ${backup.clusterId}: all of that would be lost`
   }
   const since = (name: CounterName): bigint => (held.counters.get(name) ?? 0n) - (backup.counters.get(name) ?? 0n)
+  // Which makes the ids jump.
+  if (since('restores') > 0n) {
+    return 'it holds the same cluster, restored after this backup was made, and what changed since would be lost'
+  }
   return (
     `it holds the same cluster, and what changed after the backup would be lost: at most ${formatCount(since('nextIno'))} files and directories ` +
     `and ${formatCount(since('nextChunk'))} chunks were made since`
