@@ -347,6 +347,7 @@ export class ChunkStore {
         chunk.extentBytes = length
         this.#changed.add(id)
         if (chunk.corrupt) await file.noteCorrupt()
+        await file.trim()
         await this.#recount(chunk, file)
       })
     })

@@ -32,6 +32,15 @@ const readAll = async (store: ChunkStore, chunkId: bigint, length: number): Prom
   return data
 }
 
+/** Holds up whoever waits for it until it is opened. */
+const gate = (): { opened: Promise<void>; open(): void } => {
+  let open = (): void => undefined
+  const opened = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { opened, open: () => open() }
+}
+
 const refusal = (code: string) => ({ name: 'PosixError', code })
 
 t.test('what was appended is read back, before and after a restart', async (t) => {
@@ -206,6 +215,48 @@ t.test('appends, a seal and reads of one chunk at the same time', async (t) => {
   await sealed
   await t.rejects(late, refusal('EROFS'))
   t.equal(store.state(1n)?.length, blocks(20))
+  await store.close()
+})
+
+t.test('a read of what a seal is just cutting off finds no damage', async (t) => {
+  const cutting = gate()
+  const wasRead = gate()
+  const store = await openStore(t.testdir(), {
+    disk: {
+      ...realDisk,
+      open: async (path, options) => {
+        const file = await realDisk.open(path, options)
+        const truncate = file.truncate.bind(file)
+        file.truncate = async (length) => {
+          cutting.open()
+          await wasRead.opened
+          await truncate(length)
+        }
+        return file
+      },
+    },
+  })
+  await append(store, 1n, 0, pattern(1, blocks(8)))
+  const sealed = store.seal(1n, blocks(4))
+  await cutting.opened
+  await t.rejects(store.read({ chunkId: 1n, offset: blocks(2), length: blocks(4) }), refusal('ERANGE'))
+  wasRead.open()
+  await sealed
+  t.match(store.state(1n), { length: blocks(4), sealed: true, corrupt: false })
+  t.same(await store.check(1n), { length: blocks(4), sealed: true, corrupt: [] })
+  await store.close()
+})
+
+t.test('a seal that cannot cut the file off is one all the same', async (t) => {
+  const disk = simulatedDisk()
+  const store = await openStore('/data', { disk })
+  await append(store, 1n, 0, pattern(1, blocks(8)))
+  disk.fail({ call: 'truncate', path: /0001$/, code: 'EIO', times: 1 })
+  await t.rejects(store.seal(1n, blocks(4)), refusal('EIO'))
+  t.match(store.state(1n), { length: blocks(4), sealed: true, corrupt: false }, 'as its file says')
+  await t.rejects(append(store, 1n, blocks(8), pattern(2, blocks(1))), refusal('EROFS'))
+  await store.seal(1n, blocks(4))
+  await t.rejects(store.read({ chunkId: 1n, offset: blocks(4), length: blocks(1) }), refusal('ERANGE'))
   await store.close()
 })
 
