@@ -95,7 +95,7 @@ export class FileCache {
       const file = await entry.opening
       if (file.dirty) await file.sync()
     } catch (cause) {
-      this.#options.syncFailed(chunkId, cause)
+      if (!entry.forgotten) this.#options.syncFailed(chunkId, cause)
     }
     entry.users--
     if (entry.users > 0 || this.#entries.get(chunkId) !== entry) {

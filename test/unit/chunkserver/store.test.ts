@@ -554,6 +554,51 @@ t.test('a copy replaces what was there, whole or not at all', async (t) => {
   await source.close()
 })
 
+t.test('what goes wrong with a file that a copy has replaced is not held against the copy', async (t) => {
+  const failing = gate()
+  const replaced = gate()
+  let failed = 0
+  const failLate = async (): Promise<never> => {
+    failed++
+    failing.open()
+    await replaced.opened
+    throw new PosixError('EIO', 'the disk has tried it for long')
+  }
+  let late: 'read' | 'sync' | undefined
+  const store = await openStore(t.testdir(), {
+    disk: {
+      ...realDisk,
+      open: async (path, options) => {
+        const file = await realDisk.open(path, options)
+        const { read, sync } = file
+        file.read = (buffer, position) =>
+          late === 'read' && position >= dataStart ? failLate() : read.call(file, buffer, position)
+        file.sync = () => (late === 'sync' && !path.endsWith('.copy') ? failLate() : sync.call(file))
+        return file
+      },
+    },
+  })
+  const data = pattern(1, blocks(2))
+  for (const id of [1n, 2n]) await append(store, id, 0, data)
+  late = 'read'
+  const read = t.rejects(store.read({ chunkId: 1n, offset: 0, length: blocks(2) }), refusal('EIO'))
+  await failing.opened
+  late = 'sync'
+  const synced = t.rejects(append(store, 2n, blocks(2), pattern(2, blocks(1)), { sync: true }), refusal('EIO'))
+  while (failed < 2) await new Promise((resolve) => setImmediate(resolve))
+  for (const id of [1n, 2n]) {
+    await store.receive(id, blocks(2), (incoming) => incoming.write({ data, checksums: blockChecksums(data) }))
+  }
+  late = undefined
+  replaced.open()
+  await Promise.all([read, synced])
+  for (const id of [1n, 2n]) {
+    t.match(store.state(id), { length: blocks(2), sealed: true, corrupt: false })
+    t.ok((await readAll(store, id, blocks(2))).equals(data))
+  }
+  await store.close()
+})
+
 t.test('capacity and a full disk are ENOSPC and harm nothing', async (t) => {
   const directory = t.testdir()
   let freeBytes = 10 * 1024 ** 3
