@@ -93,7 +93,9 @@ export class FileCache {
     entry.users++
     try {
       const file = await entry.opening
-      if (file.dirty) await file.sync()
+      // Again when somebody wrote to it meanwhile and has gone.
+      do if (file.dirty) await file.sync()
+      while (file.dirty && entry.users === 1)
     } catch (cause) {
       if (!entry.forgotten) this.#options.syncFailed(chunkId, cause)
     }
