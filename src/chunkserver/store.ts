@@ -381,8 +381,9 @@ export class ChunkStore {
       // First, so that nobody who finds no file takes the chunk for damaged.
       this.#chunks.delete(id)
       try {
-        await this.#options.disk.unlink(path)
+        // The chunk's own file last: as long as it fails there is a whole chunk.
         await this.#options.disk.unlink(`${path}${damagedSuffix}`)
+        await this.#options.disk.unlink(path)
       } catch (caught) {
         this.#chunks.set(id, chunk)
         throw caught

@@ -351,6 +351,27 @@ t.test('deleted chunks are gone and reported', async (t) => {
   await store.close()
 })
 
+t.test('a chunk that could not be deleted is there, wholly', async (t) => {
+  const disk = simulatedDisk()
+  const store = await openStore('/data', { disk })
+  const data = pattern(1, blocks(2))
+  await append(store, 1n, 0, data)
+  await store.seal(1n, blocks(2))
+  for (const path of [/0001$/, /0001\.damaged$/]) {
+    disk.fail({ call: 'unlink', path, code: 'EIO', times: 1 })
+    await t.rejects(store.delete(1n), refusal('EIO'))
+    t.same(await store.check(1n), { length: blocks(2), sealed: true, corrupt: [] })
+    t.ok((await readAll(store, 1n, blocks(2))).equals(data))
+  }
+  await store.delete(1n)
+  t.equal(store.state(1n), undefined)
+  t.same(
+    disk.paths().filter((path) => path.includes('/chunks/')),
+    [],
+  )
+  await store.close()
+})
+
 t.test('more chunks than open files', async (t) => {
   const store = await openStore(t.testdir())
   const ids = Array.from({ length: 600 }, (_, index) => BigInt(index + 1))
