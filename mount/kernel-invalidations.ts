@@ -9,14 +9,16 @@
  *   READDIRPLUS, where the kernel takes the epoch when it gets to the answer. So when a listing of the directory may not have been read
  *   yet (see told-listings.ts), that is waited for, and the epoch incremented once more. Whoever reads it wants nothing but a processor.
  *   An INVAL_ENTRY of any name beside it tells when it was: it takes the directory's lock. What may hold that lock for longer is a LOOKUP
- *   that waits for the master, which may wait for just this; should that ever be so, the wait ends after `readMsMax`.
+ *   that waits for the master, which may wait for just this; should that ever be so, the wait ends after `waitMsMax`.
  * - Attributes: INVAL_INODE without a range. The kernel counts the version of an inode's attributes, and an answer to a LOOKUP, GETATTR or
  *   READDIRPLUS that was sent before the invalidation is not believed. (SETATTR and what makes inodes do not look at the version, so
  *   their answers are never told with a validity.) That needs the inode: when the kernel does not have it but was told of it, the answer
  *   that makes it is on its way to some process, or the FORGET is on its way to us. Neither waits for anything but a processor,
  *   so it is tried again until one of both has come.
  * - Mapped memory: INVAL_INODE with a range. It waits for pages that a READ or WRITE holds, which may wait for the lease that is to be given
- *   back. Nobody waits for it then: who reads a mapping at the same moment as another mount writes may see either.
+ *   back. Nobody waits for it then: who reads a mapping at the same moment as another mount writes may see either. The device has only a few
+ *   notifications under way, so two that wait like that hold up all others, while what they wait for may be waiting for one of those
+ *   at another mount, and the other way round: that wait, too, ends after `waitMsMax`.
  *
  * Replies and notifications are both written synchronously, so the kernel gets them in the order in which they were decided.
  * Source: fs/fuse/dir.c, inode.c, readdir.c of Linux 6.18.
@@ -31,7 +33,7 @@ import type { ToldListings } from './told-listings.ts'
 
 const againMs = 1
 /** Well below the time after which a session that gives no lease back is ended. */
-const readMsMax = 4_000
+const waitMsMax = 4_000
 /** No name that anybody looks up. */
 const anyName = Buffer.from('.')
 
@@ -55,7 +57,7 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
   }
 
   const untilRead = async (directory: bigint): Promise<void> => {
-    const timer = clock.after(readMsMax, () => listings.allRead(directory))
+    const timer = clock.after(waitMsMax, () => listings.allRead(directory))
     device.notify(nameInvalidation(directory, anyName), () => listings.allRead(directory))
     await listings.untilRead(directory)
     timer.cancel()
@@ -89,9 +91,10 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
           resolve()
         }
         device.notify(dataInvalidation(dispatcher.nodeIdOf(ino), range), done)
+        const endMs = clock.nowMs() + waitMsMax
         const look = (): void => {
           if (isDone) return
-          if (dispatcher.isDataBusy(ino)) done()
+          if (dispatcher.isDataBusy(ino) || clock.nowMs() >= endMs) done()
           else clock.after(againMs, look)
         }
         look()

@@ -266,11 +266,10 @@ export class ChunkFile {
     }
   }
 
-  /** Cuts the chunk to this length and seals it, durably. What is on disk is an open chunk or the sealed one, never between. */
+  /** Seals the chunk at this length, durably. What is on disk is an open chunk or the sealed one, never between. */
   async seal(length: number): Promise<void> {
-    const end = dataStart + length
     // A loss of power may have left out what are zeros at the end of the last block.
-    const sizeMin = Math.min(this.sizeMin, end)
+    const sizeMin = Math.min(this.sizeMin, dataStart + length)
     if ((await this.#file.stat()).size < sizeMin) {
       this.#writes++
       await this.#file.truncate(sizeMin)
@@ -284,8 +283,13 @@ export class ChunkFile {
     this.#writes++
     await this.sync()
     this.#header = header
+  }
+
+  /** Lets go of what is behind the end of a sealed chunk; not before readers are refused what is there. */
+  async trim(): Promise<void> {
+    const { length } = this.#header
     this.#table.clear(length / blockBytes, this.#table.end())
-    if ((await this.#file.stat()).size > end) await this.#file.truncate(end)
+    if ((await this.#file.stat()).size > dataStart + length) await this.#file.truncate(dataStart + length)
   }
 
   /** Not synced: a loss of power takes what is in memory alone too, and then a read shows what the disk has. */

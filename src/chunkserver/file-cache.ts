@@ -93,9 +93,11 @@ export class FileCache {
     entry.users++
     try {
       const file = await entry.opening
-      if (file.dirty) await file.sync()
+      // Again when somebody wrote to it meanwhile and has gone.
+      do if (file.dirty) await file.sync()
+      while (file.dirty && entry.users === 1)
     } catch (cause) {
-      this.#options.syncFailed(chunkId, cause)
+      if (!entry.forgotten) this.#options.syncFailed(chunkId, cause)
     }
     entry.users--
     if (entry.users > 0 || this.#entries.get(chunkId) !== entry) {

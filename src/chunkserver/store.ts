@@ -133,7 +133,8 @@ export class ChunkStore {
     this.#chunkRoot = parts.chunkRoot
     this.#files = new FileCache({
       open: (chunkId) => this.#openFile(chunkId),
-      syncFailed: (chunkId, cause) => this.#markCorrupt(chunkId, 'what was written cannot be brought to disk', cause),
+      syncFailed: (chunkId, cause) =>
+        this.#markCorrupt(this.#chunks.get(chunkId), 'what was written cannot be brought to disk', cause),
       filesMax: openFilesMax,
     })
     for (const chunk of parts.chunks.values()) {
@@ -347,6 +348,7 @@ export class ChunkStore {
         chunk.extentBytes = length
         this.#changed.add(id)
         if (chunk.corrupt) await file.noteCorrupt()
+        await file.trim()
         await this.#recount(chunk, file)
       })
     })
@@ -379,8 +381,9 @@ export class ChunkStore {
       // First, so that nobody who finds no file takes the chunk for damaged.
       this.#chunks.delete(id)
       try {
-        await this.#options.disk.unlink(path)
+        // The chunk's own file last: as long as it fails there is a whole chunk.
         await this.#options.disk.unlink(`${path}${damagedSuffix}`)
+        await this.#options.disk.unlink(path)
       } catch (caught) {
         this.#chunks.set(id, chunk)
         throw caught
@@ -493,7 +496,7 @@ export class ChunkStore {
       result = await file.read(offset, length)
     } catch (cause) {
       if (cause instanceof PosixError && cause.code === 'EIO') {
-        this.#markCorrupt(chunk.id, 'the disk cannot read it', cause)
+        this.#markCorrupt(chunk, 'the disk cannot read it', cause)
       }
       throw cause
     }
@@ -502,24 +505,26 @@ export class ChunkStore {
     if (offset + length > chunk.extentBytes) throw new PosixError('ERANGE', `chunk ${chunk.id} was cut before that`)
     // A block beyond the length of an open chunk is known to be doubtful and was promised to nobody.
     if (result.wrong.some((range) => range.offset < chunk.lengthBytes)) {
-      this.#markCorrupt(chunk.id, `a block does not match its checksum at ${result.wrong[0]!.offset}`)
+      this.#markCorrupt(chunk, `a block does not match its checksum at ${result.wrong[0]!.offset}`)
     }
     return result
   }
 
   async #openFile(id: ChunkId): Promise<ChunkFile> {
+    const chunk = this.#chunks.get(id)
     try {
       return await ChunkFile.open(this.#place(id), id)
     } catch (cause) {
       if (!(cause instanceof PosixError && (cause.code === 'EIO' || cause.code === 'ENOENT'))) throw cause
-      this.#markCorrupt(id, 'its file cannot be opened', cause)
+      this.#markCorrupt(chunk, 'its file cannot be opened', cause)
       throw new PosixError('EIO', `the file of chunk ${id} cannot be opened`)
     }
   }
 
-  #markCorrupt(id: ChunkId, why: string, cause?: unknown): void {
-    const chunk = this.#chunks.get(id)
-    if (!chunk || chunk.corrupt) return
+  /** Nothing where another copy has taken its place meanwhile. */
+  #markCorrupt(chunk: Chunk | undefined, why: string, cause?: unknown): void {
+    if (!chunk || chunk.corrupt || this.#chunks.get(chunk.id) !== chunk) return
+    const { id } = chunk
     chunk.corrupt = true
     this.#changed.add(id)
     this.#options.log.error('a replica is corrupt', { chunk: id, why, cause })
@@ -537,7 +542,7 @@ export class ChunkStore {
       await work()
     } catch (cause) {
       if (!file.syncFailed) throw cause
-      this.#markCorrupt(chunk.id, 'what was written cannot be brought to disk', cause)
+      this.#markCorrupt(chunk, 'what was written cannot be brought to disk', cause)
       throw new PosixError('EIO', `chunk ${chunk.id} cannot be brought to disk`)
     }
   }

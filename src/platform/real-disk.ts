@@ -60,7 +60,8 @@ const run = (command: string, args: readonly string[], fd: number): Promise<{ st
       env: { ...process.env, LC_ALL: 'C' },
     })
     let errors = ''
-    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+    // There is none when the process has too many files open to make the pipe.
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       errors += text
     })
     child.once('error', (cause) => {

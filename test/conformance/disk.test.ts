@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
-import { constants } from 'node:fs'
+import { closeSync, constants, openSync } from 'node:fs'
 import { mkdtemp, open, readFile, readdir, readlink, rm, stat } from 'node:fs/promises'
 import type { FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -10,6 +10,7 @@ import { isAligned, takeBuffer } from '../../src/platform/buffer-pool.ts'
 import { nativeDisk } from '../../src/platform/native-disk.ts'
 import { realDisk } from '../../src/platform/real-disk.ts'
 import { simulatedDisk } from '../lib/simulated-disk.ts'
+import { needs } from '../lib/needs.ts'
 import { diskSuite } from './disk-suite.ts'
 
 const run = promisify(execFile)
@@ -47,6 +48,30 @@ await t.test('real: the lock is seen by other processes, and held by them until 
   await gone
   const again = await realDisk.lock(path)
   await again.release()
+})
+
+await t.test('real: a command that cannot be run for lack of descriptors is a failure, and no more', async (t) => {
+  if (!(await needs(t, { programs: ['prlimit'] }))) return
+  const path = await directory(t)
+  const limit = async (files: string): Promise<string> => {
+    const { stdout } = await run('prlimit', ['--pid', String(process.pid), '--nofile', '--output=SOFT', '--noheadings'])
+    await run('prlimit', ['--pid', String(process.pid), `--nofile=${files}:`])
+    return stdout.trim()
+  }
+  const before = await limit('200')
+  const opened: number[] = []
+  try {
+    for (;;) opened.push(openSync('/dev/null', 'r'))
+  } catch {
+    // Room for the lock's own file, and nothing else.
+    closeSync(opened.pop()!)
+  }
+  const locked = await realDisk.lock(path).catch((caught: unknown) => caught)
+  for (const descriptor of opened) closeSync(descriptor)
+  await limit(before)
+  t.match(locked, { name: 'PosixError', message: /flock.*EMFILE/ })
+  const held = await realDisk.lock(path)
+  await held.release()
 })
 
 await t.test('real: files are for their owner alone', async (t) => {

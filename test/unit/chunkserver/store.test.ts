@@ -32,6 +32,15 @@ const readAll = async (store: ChunkStore, chunkId: bigint, length: number): Prom
   return data
 }
 
+/** Holds up whoever waits for it until it is opened. */
+const gate = (): { opened: Promise<void>; open(): void } => {
+  let open = (): void => undefined
+  const opened = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { opened, open: () => open() }
+}
+
 const refusal = (code: string) => ({ name: 'PosixError', code })
 
 t.test('what was appended is read back, before and after a restart', async (t) => {
@@ -209,6 +218,48 @@ t.test('appends, a seal and reads of one chunk at the same time', async (t) => {
   await store.close()
 })
 
+t.test('a read of what a seal is just cutting off finds no damage', async (t) => {
+  const cutting = gate()
+  const wasRead = gate()
+  const store = await openStore(t.testdir(), {
+    disk: {
+      ...realDisk,
+      open: async (path, options) => {
+        const file = await realDisk.open(path, options)
+        const truncate = file.truncate.bind(file)
+        file.truncate = async (length) => {
+          cutting.open()
+          await wasRead.opened
+          await truncate(length)
+        }
+        return file
+      },
+    },
+  })
+  await append(store, 1n, 0, pattern(1, blocks(8)))
+  const sealed = store.seal(1n, blocks(4))
+  await cutting.opened
+  await t.rejects(store.read({ chunkId: 1n, offset: blocks(2), length: blocks(4) }), refusal('ERANGE'))
+  wasRead.open()
+  await sealed
+  t.match(store.state(1n), { length: blocks(4), sealed: true, corrupt: false })
+  t.same(await store.check(1n), { length: blocks(4), sealed: true, corrupt: [] })
+  await store.close()
+})
+
+t.test('a seal that cannot cut the file off is one all the same', async (t) => {
+  const disk = simulatedDisk()
+  const store = await openStore('/data', { disk })
+  await append(store, 1n, 0, pattern(1, blocks(8)))
+  disk.fail({ call: 'truncate', path: /0001$/, code: 'EIO', times: 1 })
+  await t.rejects(store.seal(1n, blocks(4)), refusal('EIO'))
+  t.match(store.state(1n), { length: blocks(4), sealed: true, corrupt: false }, 'as its file says')
+  await t.rejects(append(store, 1n, blocks(8), pattern(2, blocks(1))), refusal('EROFS'))
+  await store.seal(1n, blocks(4))
+  await t.rejects(store.read({ chunkId: 1n, offset: blocks(4), length: blocks(1) }), refusal('ERANGE'))
+  await store.close()
+})
+
 t.test('punched blocks are zeros, free space, and stay so', async (t) => {
   const directory = t.testdir()
   let store = await openStore(directory)
@@ -297,6 +348,27 @@ t.test('deleted chunks are gone and reported', async (t) => {
   t.same(await readdir(`${directory}/chunks/01`), [])
   await store.delete(2n)
   t.equal((await store.figures()).usedBytes, 0)
+  await store.close()
+})
+
+t.test('a chunk that could not be deleted is there, wholly', async (t) => {
+  const disk = simulatedDisk()
+  const store = await openStore('/data', { disk })
+  const data = pattern(1, blocks(2))
+  await append(store, 1n, 0, data)
+  await store.seal(1n, blocks(2))
+  for (const path of [/0001$/, /0001\.damaged$/]) {
+    disk.fail({ call: 'unlink', path, code: 'EIO', times: 1 })
+    await t.rejects(store.delete(1n), refusal('EIO'))
+    t.same(await store.check(1n), { length: blocks(2), sealed: true, corrupt: [] })
+    t.ok((await readAll(store, 1n, blocks(2))).equals(data))
+  }
+  await store.delete(1n)
+  t.equal(store.state(1n), undefined)
+  t.same(
+    disk.paths().filter((path) => path.includes('/chunks/')),
+    [],
+  )
   await store.close()
 })
 
@@ -501,6 +573,51 @@ t.test('a copy replaces what was there, whole or not at all', async (t) => {
   t.equal((await again.figures()).usedBytes, usedBytes)
   await again.close()
   await source.close()
+})
+
+t.test('what goes wrong with a file that a copy has replaced is not held against the copy', async (t) => {
+  const failing = gate()
+  const replaced = gate()
+  let failed = 0
+  const failLate = async (): Promise<never> => {
+    failed++
+    failing.open()
+    await replaced.opened
+    throw new PosixError('EIO', 'the disk has tried it for long')
+  }
+  let late: 'read' | 'sync' | undefined
+  const store = await openStore(t.testdir(), {
+    disk: {
+      ...realDisk,
+      open: async (path, options) => {
+        const file = await realDisk.open(path, options)
+        const { read, sync } = file
+        file.read = (buffer, position) =>
+          late === 'read' && position >= dataStart ? failLate() : read.call(file, buffer, position)
+        file.sync = () => (late === 'sync' && !path.endsWith('.copy') ? failLate() : sync.call(file))
+        return file
+      },
+    },
+  })
+  const data = pattern(1, blocks(2))
+  for (const id of [1n, 2n]) await append(store, id, 0, data)
+  late = 'read'
+  const read = t.rejects(store.read({ chunkId: 1n, offset: 0, length: blocks(2) }), refusal('EIO'))
+  await failing.opened
+  late = 'sync'
+  const synced = t.rejects(append(store, 2n, blocks(2), pattern(2, blocks(1)), { sync: true }), refusal('EIO'))
+  while (failed < 2) await new Promise((resolve) => setImmediate(resolve))
+  for (const id of [1n, 2n]) {
+    await store.receive(id, blocks(2), (incoming) => incoming.write({ data, checksums: blockChecksums(data) }))
+  }
+  late = undefined
+  replaced.open()
+  await Promise.all([read, synced])
+  for (const id of [1n, 2n]) {
+    t.match(store.state(id), { length: blocks(2), sealed: true, corrupt: false })
+    t.ok((await readAll(store, id, blocks(2))).equals(data))
+  }
+  await store.close()
 })
 
 t.test('capacity and a full disk are ENOSPC and harm nothing', async (t) => {

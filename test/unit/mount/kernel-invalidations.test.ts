@@ -135,3 +135,22 @@ t.test('pages are dropped before anybody goes on, unless an operation holds them
   await clock.advance(5)
   t.equal(clock.pending, 0)
 })
+
+t.test('pages that others hold up from being dropped do not keep a lease for ever', async (t) => {
+  const { clock, state, invalidations } = setUp()
+  state.busy = true
+  for (const held of [1n, 2n]) await invalidations.dropData(asIno(held), { offset: 0n, length: -1n })
+  state.busy = false
+  let dropped = false
+  // Behind two that wait for an operation which waits for what another mount does not give back before it gets this.
+  const drop = invalidations.dropData(ino, { offset: 0n, length: -1n }).then(() => {
+    dropped = true
+  })
+  await clock.advance(3000)
+  t.equal(dropped, false)
+  await clock.advance(1500)
+  await drop
+  for (const done of state.notified) done?.()
+  await clock.advance(5)
+  t.equal(clock.pending, 0)
+})
