@@ -49,6 +49,8 @@ export interface ReplicaServer {
   /** What was stopped is there again. */
   start(): Promise<void>
   set(chunk: bigint, replica: Partial<HeldReplica>): void
+  /** Comes between a registration and its report. */
+  registered?: () => Promise<void>
   /** Comes between a deletion and its answer. */
   deleted?: () => Promise<void>
 }
@@ -158,6 +160,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       registration = reply.registration
       clusterId = reply.clusterId
       server.serverId = reply.serverId
+      await server.registered?.()
       await callUnary(
         transport,
         masterAddress,
