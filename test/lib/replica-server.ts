@@ -51,6 +51,8 @@ export interface ReplicaServer {
   set(chunk: bigint, replica: Partial<HeldReplica>): void
   /** Comes between a registration and its report. */
   registered?: () => Promise<void>
+  /** Comes between a look into a replica and its answer. */
+  verified?: () => Promise<void>
   /** Comes between a deletion and its answer. */
   deleted?: () => Promise<void>
 }
@@ -114,6 +116,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       unaryHandler(methods.verify, async ({ chunkId }) => {
         asked.push(`verify ${chunkId}`)
         const { length, sealed, corrupt } = existing(chunkId)
+        await server.verified?.()
         return { length, sealed, corrupt: corrupt ? [{ offset: 0, length: 4096 }] : [] }
       }),
     ],

@@ -701,3 +701,37 @@ t.test('what waits to be punched on a server that is removed is forgotten', asyn
   await cluster.clock.advance(30_000)
   t.equal(punches(), 6)
 })
+
+t.test('the answer of a check that is late does not make an open chunk shorter', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { ino, chunk } = await writeFile(cluster, client, 'f', 4096)
+  await cluster.clock.advance(1100)
+  let answer!: () => void
+  const released = new Promise<void>((resolve) => (answer = resolve))
+  for (const server of cluster.servers) server.verified = () => released
+  const problem = ReportReplicaRequest_Problem.PROBLEM_MISSING
+  const servers = cluster.servers.map(({ serverId }) => serverId)
+  for (const serverId of servers) {
+    await client.request({ $case: 'reportReplica', value: { chunkId: chunk, serverId, problem } })
+  }
+  for (const server of cluster.servers) server.set(chunk, { length: 8192 })
+  const committed = await client.request({
+    $case: 'commit',
+    value: {
+      ino,
+      segments: [{ index: 0n, extents: [{ offset: 4096, length: 4096, chunkId: chunk, chunkOffset: 4096 }] }],
+      size: 8192n,
+      mtime: undefined,
+      ctime: undefined,
+      appended: [{ chunkId: chunk, length: 8192, serverIds: servers }],
+      killPrivileges: false,
+      inlineData: undefined,
+    },
+  })
+  expect(committed, 'attributesAndLease')
+  answer()
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  const { locations } = expect(await client.request({ $case: 'locate', value: { chunkIds: [chunk] } }), 'locate')
+  t.equal(locations[0]!.servers.length, 3)
+})
