@@ -633,6 +633,27 @@ t.test('seed 301059: what is free in many chunks at once does not wait for a tic
   t.equal((await cluster.status()).chunks!.total, 0n)
 })
 
+t.test('when a server is lost its many small chunks do not wait for a tick of the clock each', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const chunks: bigint[] = []
+  for (let i = 0; i < 60; i++) {
+    const { chunk } = await writeFile(cluster, client, `f${i}`, 4096)
+    await seal(client, chunk)
+    chunks.push(chunk)
+  }
+  await cluster.until('sealed', () => chunks.every((chunk) => validReplicas(cluster, chunk) === 3))
+  await cluster.servers[0]!.stop()
+  cluster.servers[0]!.replicas.clear()
+  const copied = (): bigint[] => chunks.filter((chunk) => validReplicas(cluster, chunk) === 3)
+  const before = copied().length
+  await cluster.until('the first copy', () => copied().length > before)
+  const sinceMs = cluster.clock.nowMs()
+  await cluster.until('copied', () => copied().length === chunks.length)
+  const ms = cluster.clock.nowMs() - sinceMs
+  t.ok(ms < 3000, `${ms} ms`)
+})
+
 t.test('a server that was away for longer than the delay punches, too, what was freed meanwhile', async (t) => {
   for (const restarts of [false, true]) {
     const cluster = await masterCluster(t, { servers: 3 })
