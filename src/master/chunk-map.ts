@@ -201,10 +201,12 @@ export class ChunkMap {
     if (reported.deleted) return this.lost(id, server)
     const entry = this.#chunks.get(id)
     if (!entry) return this.holdsUnknown(server, id)
-    const { length, sealed } = reported
-    // Damage that a server has found stays until a copy takes its place or the server starts anew: a heartbeat without it is an older one.
-    const isKnownCorrupt = entry.replicas.some((replica) => replica.server === server && replica.corrupt)
-    const corrupt = reported.corrupt || (isKnownCorrupt && !this.#reports.has(server))
+    // Until the server starts anew, damage that it has found stays unless a copy takes its place, and what it has of an open chunk only
+    // grows: a heartbeat that says less is an older one.
+    const known = this.#reports.has(server) ? undefined : entry.replicas.find((replica) => replica.server === server)
+    const { sealed } = reported
+    const length = sealed ? reported.length : Math.max(reported.length, known?.length ?? 0)
+    const corrupt = reported.corrupt || known?.corrupt === true
     this.update(id, { server, length, sealed, corrupt, more: reported.more })
   }
 

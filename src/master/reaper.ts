@@ -99,7 +99,7 @@ export class Reaper {
     if (inode !== undefined && inode.allocated > 0n && inode.content === undefined) {
       const edit = new FileEdit(tx, ino)
       const found = tx.range(segments, segmentBounds(ino), segmentsPerStep)
-      for (const [{ index }] of found) edit.remove(index)
+      for (const [{ index }, extents] of found) edit.remove(index, extents)
       tx.put(inodes, ino, { ...inode, allocated: inode.allocated + edit.finish(chunks) })
       return 'more'
     }

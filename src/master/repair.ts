@@ -81,6 +81,7 @@ export class Repair {
   readonly #cutSinceMs = new Map<ChunkId, number>()
   readonly #finished: { atMs: number; bytes: number }[] = []
   #timer: Timer | undefined
+  #dueMs = 0
   #closed = false
   #done = 0
   #failed = 0
@@ -173,9 +174,13 @@ export class Repair {
     this.#timer?.cancel()
   }
 
+  /** Looks again after this time, or earlier when that was planned. */
   #schedule(ms: number): void {
-    if (this.#closed) return
-    this.#timer = this.#options.clock.after(ms, () => {
+    const { clock } = this.#options
+    if (this.#closed || (this.#timer && this.#dueMs <= clock.nowMs() + ms)) return
+    this.#timer?.cancel()
+    this.#dueMs = clock.nowMs() + ms
+    this.#timer = clock.after(ms, () => {
       this.#timer = undefined
       this.#tick()
       if (this.#options.chunks.attentionCount > 0) this.#schedule(tickMs)
@@ -406,6 +411,8 @@ export class Repair {
       this.#copies.delete(key)
       this.#job(source, -1)
       this.#job(target, -1)
+      // A place is free for the next one.
+      this.#schedule(tickMs / 10)
     }
   }
 

@@ -58,7 +58,10 @@ export class ReplicaCheck {
         log.warn('replica corrupt', { chunk, server })
         repair.note('corrupt replica', chunk, server)
       }
-      chunks.update(chunk, { server, length, sealed, corrupt: corrupt.length > 0 })
+      const known = chunks.get(chunk)?.replicas.find((replica) => replica.server === server)
+      // One that is open only grows: what is known to be more has come while the answer was on its way.
+      const longest = sealed ? length : Math.max(length, known?.length ?? 0)
+      chunks.update(chunk, { server, length: longest, sealed, corrupt: corrupt.length > 0 })
       return corrupt.length > 0 ? 'corrupt' : 'good'
     } catch (caught) {
       if (caught instanceof PosixError && caught.code === 'ENOENT') {

@@ -216,8 +216,8 @@ export class ServerAdmin {
         'The master has just started and does not know yet where all copies are; try again soon.',
       )
     }
-    // Of a server that has not reported since the master's start nothing is known: every chunk may be there.
-    const mayHoldAnything = server.registration === 0n
+    // Of a server that has not reported wholly since the master's start not all is known: every chunk may be there.
+    const mayHoldAnything = server.registration === 0n || !server.hasReported
     let open = 0
     let short = 0
     let lost = 0

@@ -18,7 +18,7 @@ import type { ChunkId } from '../domain/ids.ts'
 import { blockBytes } from '../domain/limits.ts'
 import type { ChunkGate } from './context.ts'
 import { chunks, counters, pendingFreeBounds, pendingFrees, referenceBounds, references } from './keys.ts'
-import type { Chunk } from './keys.ts'
+import { readTogether } from './store.ts'
 import type { Tx } from './store.ts'
 
 /** Blocks first .. end - 1. */
@@ -29,6 +29,11 @@ export interface BlockRange {
 
 interface Counted extends BlockRange {
   count: number
+}
+
+/** By how much the count of these blocks changes. */
+interface Delta extends BlockRange {
+  delta: number
 }
 
 interface ChunkChange {
@@ -84,21 +89,22 @@ export class SpaceChange {
 
   /** Writes all of it. The chunk gate hears of freed blocks once that is on disk. */
   apply(tx: Tx, gate: Pick<ChunkGate, 'freed'>): void {
+    const changes = [...this.#chunks]
+      .map(([id, { edges, fresh }]) => ({ chunkId: asChunkId(id), deltas: sweep(edges), fresh }))
+      .filter(({ deltas, fresh }) => deltas.length > 0 || fresh.length > 0)
+    const intervals = intervalsOf(tx, changes)
     let live = 0
-    for (const [id, change] of this.#chunks) {
-      const chunkId = asChunkId(id)
-      const deltas = sweep(change.edges)
-      if (deltas.length === 0 && change.fresh.length === 0) continue
+    for (const { chunkId, deltas, fresh } of changes) {
       const chunk = tx.get(chunks, chunkId)
-      invariant(chunk !== undefined, `an extent in chunk ${id}, which does not exist`)
-      const counted = deltas.length === 0 ? { freed: [], intervals: 0 } : recount(tx, chunkId, chunk, deltas)
+      invariant(chunk !== undefined, `an extent in chunk ${chunkId}, which does not exist`)
+      const counted = recount(tx, chunkId, intervals.get(chunkId) ?? [], deltas)
       let liveBlocks = chunk.liveBlocks
-      for (const { first, end } of change.fresh) liveBlocks += end - first
+      for (const { first, end } of fresh) liveBlocks += end - first
       for (const { first, end } of counted.freed) {
         liveBlocks -= end - first
         tx.put(pendingFrees, { chunk: chunkId, block: first }, end - first)
       }
-      invariant(liveBlocks >= 0, `chunk ${id} with fewer than no live blocks`)
+      invariant(liveBlocks >= 0, `chunk ${chunkId} with fewer than no live blocks`)
       tx.put(chunks, chunkId, {
         ...chunk,
         liveBlocks,
@@ -128,6 +134,8 @@ export const deleteChunk = (tx: Tx, chunkId: ChunkId): void => {
 }
 
 const pageEntries = 256
+/** Chunks whose reference intervals are loaded together. */
+const chunksPerLoad = 256
 
 /** All records of a range, page by page. */
 function* allOf<T>(
@@ -143,9 +151,9 @@ function* allOf<T>(
 }
 
 /** The intervals with a change that is not 0, in order. */
-const sweep = (edges: { block: number; delta: number }[]): (BlockRange & { delta: number })[] => {
+const sweep = (edges: { block: number; delta: number }[]): Delta[] => {
   const sorted = edges.toSorted((a, b) => a.block - b.block)
-  const found: (BlockRange & { delta: number })[] = []
+  const found: Delta[] = []
   let delta = 0
   for (let i = 0; i < sorted.length;) {
     const first = sorted[i]!.block
@@ -156,17 +164,13 @@ const sweep = (edges: { block: number; delta: number }[]): (BlockRange & { delta
   return found
 }
 
-/** Applies the deltas to the chunk's reference intervals; returns what became free and how many intervals there are more. */
+/** Applies the deltas to the chunk's reference intervals around them; returns what became free and how many intervals there are more. */
 const recount = (
   tx: Tx,
   chunkId: ChunkId,
-  chunk: Chunk,
-  deltas: readonly (BlockRange & { delta: number })[],
+  before: readonly Counted[],
+  deltas: readonly Delta[],
 ): { freed: BlockRange[]; intervals: number } => {
-  // One block more on each side, where a neighbour may have the same count from now on.
-  const from = Math.max(0, deltas[0]!.first - 1)
-  const to = deltas.at(-1)!.end + 1
-  const before = chunk.referenceIntervals === 0 ? [] : intervalsBetween(tx, chunkId, from, to)
   const after: Counted[] = []
   const freed: BlockRange[] = []
   const emit = (piece: Counted): void => {
@@ -207,6 +211,27 @@ const recount = (
     tx.put(references, { chunk: chunkId, block: end - 1 }, { blocks: end - first, count })
   }
   return { freed, intervals: after.length - before.length }
+}
+
+/** The reference intervals that the deltas concern, of all chunks, in few loads: a large file is in thousands of chunks. */
+const intervalsOf = (
+  tx: Tx,
+  changes: readonly { chunkId: ChunkId; deltas: readonly Delta[] }[],
+): Map<ChunkId, Counted[]> => {
+  const records = tx.getMany(
+    chunks,
+    changes.map(({ chunkId }) => chunkId),
+  )
+  const found = new Map<ChunkId, Counted[]>()
+  const reads = changes.flatMap(({ chunkId, deltas }, index) => {
+    if (deltas.length === 0 || (records[index]?.referenceIntervals ?? 0) === 0) return []
+    // One block more on each side, where a neighbour may have the same count from now on.
+    const from = Math.max(0, deltas[0]!.first - 1)
+    const to = deltas.at(-1)!.end + 1
+    return [() => found.set(chunkId, intervalsBetween(tx, chunkId, from, to))]
+  })
+  for (let at = 0; at < reads.length; at += chunksPerLoad) readTogether(...reads.slice(at, at + chunksPerLoad))
+  return found
 }
 
 const intervalsBetween = (tx: Tx, chunkId: ChunkId, from: number, to: number): Counted[] => {

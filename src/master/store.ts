@@ -65,30 +65,32 @@ export class Blocked extends StacklessError {
   }
 }
 
-/** Thrown by a Tx: records or a range that have to be loaded first. Not for others to catch. */
+/** Thrown by a Tx: records and parts of ranges that have to be loaded first. Not for others to catch. */
 class Miss extends StacklessError {
   readonly keys: readonly MissedKey[]
-  readonly range: MissedRange | undefined
+  readonly ranges: readonly MissedRange[]
 
-  constructor(keys: readonly MissedKey[], range?: MissedRange) {
+  constructor(keys: readonly MissedKey[], ranges: readonly MissedRange[] = []) {
     super('miss')
     this.keys = keys
-    this.range = range
+    this.ranges = ranges
   }
 }
 
-/** Calls `getMany` and `get` for records that do not depend on one another: what is missing in the cache of all of them is loaded together. */
+/** Reads what does not depend on one another: what is missing of all of it is loaded together. */
 export const readTogether = (...reads: readonly (() => unknown)[]): void => {
-  const missed: MissedKey[] = []
+  const keys: MissedKey[] = []
+  const ranges: MissedRange[] = []
   for (const read of reads) {
     try {
       read()
     } catch (caught) {
-      if (!(caught instanceof Miss) || caught.range !== undefined) throw caught
-      missed.push(...caught.keys)
+      if (!(caught instanceof Miss)) throw caught
+      for (const key of caught.keys) keys.push(key)
+      for (const range of caught.ranges) ranges.push(range)
     }
   }
-  if (missed.length > 0) throw new Miss(missed)
+  if (keys.length > 0 || ranges.length > 0) throw new Miss(keys, ranges)
 }
 
 type AnyTable = Table<unknown, unknown>
@@ -444,11 +446,8 @@ export class Store {
   }
 
   async #satisfy(miss: Miss, execution: Execution): Promise<void> {
-    if (miss.range !== undefined) {
-      await this.#loadPage(miss.range, execution)
-      return
-    }
     const loads = miss.keys.flatMap((missed) => this.#load(missed, execution) ?? [])
+    for (const range of miss.ranges) loads.push(this.#loadPage(range, execution))
     // Also when one fails, the execution lasts until the others have pinned what came.
     for (const load of await Promise.allSettled(loads)) if (load.status === 'rejected') throw load.reason
     this.#evict()
@@ -651,7 +650,7 @@ class Run implements Tx {
       if (page.last) return found
       gte = page.lt
     }
-    throw new Miss([], { table, pages, gte, lt: bounds.lt, limit: limit - found.length })
+    throw new Miss([], [{ table, pages, gte, lt: bounds.lt, limit: limit - found.length }])
   }
 
   onApply(callback: () => void): void {

@@ -49,6 +49,10 @@ export interface ReplicaServer {
   /** What was stopped is there again. */
   start(): Promise<void>
   set(chunk: bigint, replica: Partial<HeldReplica>): void
+  /** Comes between a registration and its report. */
+  registered?: () => Promise<void>
+  /** Comes between a look into a replica and its answer. */
+  verified?: () => Promise<void>
   /** Comes between a deletion and its answer. */
   deleted?: () => Promise<void>
 }
@@ -112,6 +116,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       unaryHandler(methods.verify, async ({ chunkId }) => {
         asked.push(`verify ${chunkId}`)
         const { length, sealed, corrupt } = existing(chunkId)
+        await server.verified?.()
         return { length, sealed, corrupt: corrupt ? [{ offset: 0, length: 4096 }] : [] }
       }),
     ],
@@ -158,6 +163,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       registration = reply.registration
       clusterId = reply.clusterId
       server.serverId = reply.serverId
+      await server.registered?.()
       await callUnary(
         transport,
         masterAddress,

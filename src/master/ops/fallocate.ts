@@ -114,11 +114,12 @@ const punch = (tx: Tx, target: Target, context: OpContext): Partial<Inode> => {
 /** Holes where there are extents: the segments that do not exist need no look. */
 const punchRange = (edit: FileEdit, offset: bigint, length: bigint): void => {
   const end = offset + length
-  for (const [index] of edit.existing(segmentOf(offset).index, segmentOf(end - 1n).index + 1n)) {
+  for (const [index, extents] of edit.existing(segmentOf(offset).index, segmentOf(end - 1n).index + 1n)) {
     const start = segmentStart(index)
     const from = offset > start ? Number(offset - start) : 0
     const to = end - start < BigInt(segmentBytes) ? Number(end - start) : segmentBytes
-    edit.cut(index, { offset: from, length: to - from })
+    if (to - from === segmentBytes) edit.remove(index, extents)
+    else edit.cut(index, { offset: from, length: to - from })
   }
 }
 

@@ -18,7 +18,9 @@ export const segmentExtentsMax = 131_072
 /** Segments that one operation creates at most: 1 TiB of a file. */
 export const segmentsPerOperationMax = 16_384
 
-const pageSegments = 64
+/** Each page has twice as many as the one before: with each one the operation runs again from its start. */
+const pageSegmentsMin = 64
+const pageSegmentsMax = 8192
 
 export class FileEdit {
   /** By how much the file's allocated bytes grow. */
@@ -46,18 +48,16 @@ export class FileEdit {
 
   /** The segments that exist from one index up to (not including) another. */
   *existing(from: bigint, to?: bigint): Generator<[bigint, Segment]> {
-    for (let at = from; ;) {
-      const page = this.#tx.range(segments, segmentBounds(this.#ino, at, to), pageSegments)
+    for (let at = from, limit = pageSegmentsMin; ; limit = Math.min(2 * limit, pageSegmentsMax)) {
+      const page = this.#tx.range(segments, segmentBounds(this.#ino, at, to), limit)
       for (const [{ index }, extents] of page) yield [index, extents]
-      if (page.length < pageSegments) return
+      if (page.length < limit) return
       at = page.at(-1)![0].index + 1n
     }
   }
 
-  /** Takes a whole segment out of the file. */
-  remove(index: bigint): void {
-    const before = this.segment(index)
-    if (before.length === 0) return
+  /** Takes a whole segment, with these extents, out of the file. */
+  remove(index: bigint, before: Segment): void {
     this.#tx.delete(segments, { ino: this.#ino, index })
     this.#account(before, [], [])
     this.allocatedDelta -= BigInt(allocatedBytes(before))
@@ -105,7 +105,7 @@ export class FileEdit {
   cutFrom(offset: bigint): void {
     const { index, within } = segmentOf(offset)
     if (within > 0) this.cut(index, { offset: within, length: segmentBytes - within })
-    for (const [later] of this.existing(within > 0 ? index + 1n : index)) this.remove(later)
+    for (const [later, extents] of this.existing(within > 0 ? index + 1n : index)) this.remove(later, extents)
   }
 
   /** Writes the space accounts; call once, after the last change. Returns the bytes by which `allocated` changes. */

@@ -112,6 +112,28 @@ t.test('a server is not removed while it has the only copy', async (t) => {
   await t.rejects(remove(true, true), /There is no server/)
 })
 
+t.test('a server that went away in the middle of its report may hold the only copy of anything', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { chunk } = await sealed(cluster, client, 'f', 8192)
+  await cluster.clock.advance(2000)
+  const [only, ...others] = cluster.servers
+  for (const server of cluster.servers) await server.stop()
+  for (const server of others) server.replicas.delete(chunk)
+  await cluster.restart()
+  for (const server of others) await server.start()
+  only!.registered = async () => {
+    throw new Error('it lost its power')
+  }
+  await t.rejects(only!.start(), /it lost its power/)
+  await only!.stop()
+  await cluster.clock.advance(30_000)
+  const { serverId } = only!
+  const remove = (force: boolean, loseData: boolean) => cluster.admin('removeServer', { serverId, force, loseData })
+  await t.rejects(remove(false, false), /would lose a copy: 1 chunk .*--force/)
+  await t.rejects(remove(true, false), /would lose data: of 1 chunk no other copy/)
+})
+
 t.test(
   'the number of copies below a directory: chunks follow, also across a restart; the most demanding file counts',
   async (t) => {

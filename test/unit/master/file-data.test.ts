@@ -4,7 +4,7 @@
  */
 import t from 'tap'
 import type { Test } from 'tap'
-import { asChunkId, asIno } from '../../../src/domain/ids.ts'
+import { asChunkId, asIno, rootIno } from '../../../src/domain/ids.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
 import { segmentBytes } from '../../../src/domain/limits.ts'
 import { S_IFREG } from '../../../src/domain/mode.ts'
@@ -12,6 +12,7 @@ import { chunks, counters, inodes, pendingFrees, references, segments, tableBoun
 import { blocksOf, deleteChunk } from '../../../src/master/space.ts'
 import { Reaper } from '../../../src/master/reaper.ts'
 import type { Store } from '../../../src/master/store.ts'
+import type { Segment } from '../../../src/protocol/gen/shoal/v1/types.pb.ts'
 import { silentLog } from '../../../src/platform/log.ts'
 import { memoryKv } from '../../lib/memory-kv.ts'
 import { fakeCluster, newChunk, openStore, requester, seededRandom, sessionOne } from '../../lib/master-store.ts'
@@ -348,6 +349,82 @@ for (const seed of [1, 2, 3, 4]) {
     t.strictSame(await store.execute((tx) => tx.range(pendingFrees, tableBounds(pendingFrees), 10)), [])
   })
 }
+
+t.test('what a large file is made of is read in few steps, since each is one more run of the operation', async (t) => {
+  const count = 1000
+  const kv = memoryKv()
+  let store = await openStore(kv)
+  const context = fakeCluster().context(sessionOne)
+  let requests = requester(store, context)
+  const make = async (name: string): Promise<Ino> => {
+    const { attributes } = await requests.call('mknod', 'entry', {
+      parent: rootIno,
+      name: Buffer.from(name),
+      mode: S_IFREG | 0o644,
+      rdev: 0,
+      caller: undefined,
+      open: true,
+    })
+    return asIno(attributes!.ino)
+  }
+  const files = [await make('large'), await make('copy'), await make('punched')] as const
+  const length = BigInt(count) * BigInt(segmentBytes)
+  const added: Segment[] = []
+  for (let i = 0; i < count; i++) {
+    const chunkId = await newChunk(store, sessionOne)
+    added.push({ index: BigInt(i), extents: [{ offset: 0, length: 4096, chunkId, chunkOffset: 0 }] })
+  }
+  await requests.call('commit', 'attributesAndLease', {
+    ino: files[0],
+    segments: added,
+    size: length,
+    mtime: undefined,
+    ctime: undefined,
+    appended: [],
+    killPrivileges: false,
+    inlineData: undefined,
+  })
+  for (const target of files.slice(1)) {
+    const range = { source: files[0], sourceOffset: 0n, target, targetOffset: 0n, length }
+    await requests.call('copyFileRange', 'copyFileRange', range)
+  }
+  /** What is asked for in one turn is one step. */
+  let steps = 0
+  let isAsking = false
+  const asked = (): void => {
+    if (isAsking) return
+    isAsking = true
+    steps++
+    setImmediate(() => (isAsking = false))
+  }
+  let firstId = 1_000_000n
+  const restart = async (): Promise<void> => {
+    await store.close()
+    const engine = kv.reopen()
+    const { getMany, range } = engine
+    engine.getMany = (keys) => {
+      asked()
+      return getMany.call(engine, keys)
+    }
+    engine.range = (bounds) => {
+      asked()
+      return range.call(engine, bounds)
+    }
+    store = await openStore(engine)
+    requests = requester(store, context, { firstId: (firstId += 1_000_000n) })
+    steps = 0
+  }
+  await restart()
+  await requests.call('fallocate', 'attributesAndLease', { ino: files[2], mode: 3, offset: 0n, length })
+  t.ok(steps < 30, `punched in ${steps} steps`)
+  for (const ino of [files[1], files[0]]) {
+    await restart()
+    await requests.call('setattr', 'attributesAndLease', { ...noChange, ino, size: 0n })
+    t.ok(steps < 30, `truncated in ${steps} steps`)
+  }
+  await checkAccounts(t, store, 'emptied')
+  t.equal(await store.execute((tx) => tx.get(counters, 'liveBytes')), 0n)
+})
 
 const noChange = {
   caller: undefined,

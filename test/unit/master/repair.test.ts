@@ -633,6 +633,27 @@ t.test('seed 301059: what is free in many chunks at once does not wait for a tic
   t.equal((await cluster.status()).chunks!.total, 0n)
 })
 
+t.test('when a server is lost its many small chunks do not wait for a tick of the clock each', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const client = await beating(cluster)
+  const chunks: bigint[] = []
+  for (let i = 0; i < 60; i++) {
+    const { chunk } = await writeFile(cluster, client, `f${i}`, 4096)
+    await seal(client, chunk)
+    chunks.push(chunk)
+  }
+  await cluster.until('sealed', () => chunks.every((chunk) => validReplicas(cluster, chunk) === 3))
+  await cluster.servers[0]!.stop()
+  cluster.servers[0]!.replicas.clear()
+  const copied = (): bigint[] => chunks.filter((chunk) => validReplicas(cluster, chunk) === 3)
+  const before = copied().length
+  await cluster.until('the first copy', () => copied().length > before)
+  const sinceMs = cluster.clock.nowMs()
+  await cluster.until('copied', () => copied().length === chunks.length)
+  const ms = cluster.clock.nowMs() - sinceMs
+  t.ok(ms < 3000, `${ms} ms`)
+})
+
 t.test('a server that was away for longer than the delay punches, too, what was freed meanwhile', async (t) => {
   for (const restarts of [false, true]) {
     const cluster = await masterCluster(t, { servers: 3 })
@@ -700,4 +721,38 @@ t.test('what waits to be punched on a server that is removed is forgotten', asyn
   for (const server of cluster.servers) if (server !== away) await server.join()
   await cluster.clock.advance(30_000)
   t.equal(punches(), 6)
+})
+
+t.test('the answer of a check that is late does not make an open chunk shorter', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { ino, chunk } = await writeFile(cluster, client, 'f', 4096)
+  await cluster.clock.advance(1100)
+  let answer!: () => void
+  const released = new Promise<void>((resolve) => (answer = resolve))
+  for (const server of cluster.servers) server.verified = () => released
+  const problem = ReportReplicaRequest_Problem.PROBLEM_MISSING
+  const servers = cluster.servers.map(({ serverId }) => serverId)
+  for (const serverId of servers) {
+    await client.request({ $case: 'reportReplica', value: { chunkId: chunk, serverId, problem } })
+  }
+  for (const server of cluster.servers) server.set(chunk, { length: 8192 })
+  const committed = await client.request({
+    $case: 'commit',
+    value: {
+      ino,
+      segments: [{ index: 0n, extents: [{ offset: 4096, length: 4096, chunkId: chunk, chunkOffset: 4096 }] }],
+      size: 8192n,
+      mtime: undefined,
+      ctime: undefined,
+      appended: [{ chunkId: chunk, length: 8192, serverIds: servers }],
+      killPrivileges: false,
+      inlineData: undefined,
+    },
+  })
+  expect(committed, 'attributesAndLease')
+  answer()
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  const { locations } = expect(await client.request({ $case: 'locate', value: { chunkIds: [chunk] } }), 'locate')
+  t.equal(locations[0]!.servers.length, 3)
 })
