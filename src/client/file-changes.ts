@@ -7,6 +7,7 @@
  */
 import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
+import { S_ISGID, S_ISUID } from '../domain/mode.ts'
 import type { AttributesAndLease, SetattrRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ByteBudget } from './byte-budget.ts'
 import type { ClientCore } from './client-core.ts'
@@ -108,6 +109,7 @@ export class FileChanges {
       const file = this.#handles.file(handle)
       const { inode } = file
       return this.#exclusively([file], signal, async () => {
+        await this.#killPrivileges(context, inode, signal)
         const request: Operation = { $case: 'fallocate', value: { ino: inode.ino, mode, offset, length } }
         await this.#asExtentsIfNeeded(inode, signal, async () => {
           const end = this.#core.changesInFlight.begin([inode.ino])
@@ -141,6 +143,7 @@ export class FileChanges {
       const [{ inode: from }, { inode: to }] = files
       if (length === 0n) return Promise.resolve(0n)
       return this.#exclusively(files, signal, async () => {
+        await this.#killPrivileges(context, to, signal)
         const request: Operation = {
           $case: 'copyFileRange',
           value: {
@@ -168,6 +171,14 @@ export class FileChanges {
         return this.#asExtentsIfNeeded(to, signal, () => this.#asExtentsIfNeeded(from, signal, copy))
       })
     })
+  }
+
+  /** Of open(2), write(2) and truncation the front end says when set-id bits are to go; of what else changes content it does not. */
+  async #killPrivileges(context: Context, { ino }: Inode, signal: AbortSignal): Promise<void> {
+    if (context.uid === 0) return
+    const { mode } = this.#core.known(ino) ?? (await this.#inodeOperations.ask(ino, signal))
+    if ((mode & (S_ISUID | S_ISGID)) === 0) return
+    await this.#inodeOperations.change(setattrRequest(context, ino, { killPrivileges: true }), signal)
   }
 
   #changed(ino: Ino, inode: AttributesAndLease): void {
