@@ -278,8 +278,8 @@ export class ClientFileSystem implements FileSystem {
     return this.#inodeOperations.getattr(context, ino)
   }
 
-  setattr(context: Context, ino: Ino, changes: SetattrChanges): Promise<Entry> {
-    return this.#fileChanges.setattr(context, ino, changes)
+  setattr(context: Context, ino: Ino, changes: SetattrChanges, handle?: Handle): Promise<Entry> {
+    return this.#fileChanges.setattr(context, ino, changes, handle)
   }
 
   readlink(context: Context, ino: Ino): Promise<Buffer> {
@@ -504,7 +504,7 @@ export class ClientFileSystem implements FileSystem {
 
   /**
    * The master has ended the session. What was buffered cannot be committed any more: others may have written since. True: something was
-   * buffered, or in the journal, and is missed.
+   * buffered or locked, or a change that is missed was in the journal.
    */
   #lost(): boolean {
     const { leases, inodes, frontEnd, journal, log } = this.#core
@@ -535,7 +535,7 @@ export class ClientFileSystem implements FileSystem {
     }
     // What is committed and not synced stays to be synced: the master seals what this session had open, but not before anybody may ask.
     this.#core.data.writer.sessionEnded()
-    return isJournaled || lostInos.length > 0
+    return isJournaled || lostInos.length > 0 || lockedInos.length > 0
   }
 
   async #close(): Promise<void> {

@@ -7,6 +7,7 @@
  */
 import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
+import { S_ISGID, S_ISUID } from '../domain/mode.ts'
 import type { AttributesAndLease, SetattrRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
 import type { ByteBudget } from './byte-budget.ts'
 import type { ClientCore } from './client-core.ts'
@@ -14,7 +15,8 @@ import type { FileIo } from './file-io.ts'
 import type { FileReader } from './file-reader.ts'
 import type { Context, Entry, Handle, SetattrChanges } from './file-system.ts'
 import type { Flusher } from './flusher.ts'
-import type { Handles } from './handles.ts'
+import { checkLocks } from './handles.ts'
+import type { FileHandle, Handles } from './handles.ts'
 import type { Inode } from './inode.ts'
 import { setattrRequest } from './inode-operations.ts'
 import type { InodeOperations } from './inode-operations.ts'
@@ -50,11 +52,13 @@ export class FileChanges {
     this.#inodeOperations = inodeOperations
   }
 
-  setattr(context: Context, ino: Ino, changes: SetattrChanges): Promise<Entry> {
+  setattr(context: Context, ino: Ino, changes: SetattrChanges, handle?: Handle): Promise<Entry> {
     return this.#core.run(context, async (signal) => {
+      const file = changes.size === undefined || handle === undefined ? undefined : this.#handles.file(handle)
       const request = setattrRequest(context, ino, changes)
       if (changes.atime !== undefined) await this.#core.accessTimes.settle(ino)
-      if (changes.size !== undefined) return this.#core.withInode(ino, (inode) => this.resize(inode, request, signal))
+      if (changes.size !== undefined)
+        return this.#core.withInode(ino, (inode) => this.resize(inode, request, signal, file))
       const buffered = this.#core.inodes.get(ino)
       if (buffered?.buffered !== true || changes.mtime === undefined) {
         return this.#inodeOperations.change(request, signal)
@@ -81,8 +85,8 @@ export class FileChanges {
     })
   }
 
-  /** A setattr with a size. */
-  async resize(inode: Inode, request: SetattrRequest, signal: AbortSignal): Promise<Entry> {
+  /** A setattr with a size; `file`: through what it was asked for. */
+  async resize(inode: Inode, request: SetattrRequest, signal: AbortSignal, file?: FileHandle): Promise<Entry> {
     if (inode.batches.length === 0 && inode.lock.free) {
       const here = this.#core.writeBehind.setattr(request)
       if (here !== undefined) {
@@ -93,6 +97,7 @@ export class FileChanges {
     const release = await inode.lock.exclusive(signal)
     try {
       await orAborted(this.#flusher.flush(inode, { sync: false }), signal)
+      if (file !== undefined) checkLocks(file)
       return await this.#asExtentsIfNeeded(inode, signal, () => this.#inodeOperations.change(request, signal))
     } finally {
       release()
@@ -101,8 +106,10 @@ export class FileChanges {
 
   fallocate(context: Context, handle: Handle, mode: number, offset: bigint, length: bigint): Promise<void> {
     return this.#core.run(context, (signal) => {
-      const { inode } = this.#handles.file(handle)
-      return this.#exclusively([inode], signal, async () => {
+      const file = this.#handles.file(handle)
+      const { inode } = file
+      return this.#exclusively([file], signal, async () => {
+        await this.#killPrivileges(context, inode, signal)
         const request: Operation = { $case: 'fallocate', value: { ino: inode.ino, mode, offset, length } }
         await this.#asExtentsIfNeeded(inode, signal, async () => {
           const end = this.#core.changesInFlight.begin([inode.ino])
@@ -132,10 +139,11 @@ export class FileChanges {
     length: bigint,
   ): Promise<bigint> {
     return this.#core.run(context, (signal) => {
-      const from = this.#handles.file(source.handle).inode
-      const to = this.#handles.file(target.handle).inode
+      const files = [this.#handles.file(source.handle), this.#handles.file(target.handle)] as const
+      const [{ inode: from }, { inode: to }] = files
       if (length === 0n) return Promise.resolve(0n)
-      return this.#exclusively([from, to], signal, async () => {
+      return this.#exclusively(files, signal, async () => {
+        await this.#killPrivileges(context, to, signal)
         const request: Operation = {
           $case: 'copyFileRange',
           value: {
@@ -163,6 +171,14 @@ export class FileChanges {
         return this.#asExtentsIfNeeded(to, signal, () => this.#asExtentsIfNeeded(from, signal, copy))
       })
     })
+  }
+
+  /** Of open(2), write(2) and truncation the front end says when set-id bits are to go; of what else changes content it does not. */
+  async #killPrivileges(context: Context, { ino }: Inode, signal: AbortSignal): Promise<void> {
+    if (context.uid === 0) return
+    const { mode } = this.#core.known(ino) ?? (await this.#inodeOperations.ask(ino, signal))
+    if ((mode & (S_ISUID | S_ISGID)) === 0) return
+    await this.#inodeOperations.change(setattrRequest(context, ino, { killPrivileges: true }), signal)
   }
 
   #changed(ino: Ino, inode: AttributesAndLease): void {
@@ -206,14 +222,15 @@ export class FileChanges {
     return true
   }
 
-  async #exclusively<T>(inodes: Inode[], signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  async #exclusively<T>(files: readonly FileHandle[], signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     // In the order of their numbers, so that two such operations cannot wait for each other.
-    const ordered = [...new Set(inodes)].toSorted((a, b) => (a.ino < b.ino ? -1 : 1))
+    const ordered = [...new Set(files.map(({ inode }) => inode))].toSorted((a, b) => (a.ino < b.ino ? -1 : 1))
     const releases: (() => void)[] = []
     for (const inode of ordered) inode.users++
     try {
       for (const inode of ordered) releases.push(await inode.lock.exclusive(signal))
       await orAborted(Promise.all(ordered.map((inode) => this.#flusher.flush(inode, { sync: false }))), signal)
+      for (const file of files) checkLocks(file)
       return await work()
     } finally {
       for (const release of releases) release()

@@ -400,23 +400,25 @@ export class Flusher {
   async #commit(inode: Inode): Promise<void> {
     if (inode.committing) return
     inode.committing = true
-    let ready: Batch[] = []
-    try {
-      for (ready = readyPrefix(inode.batches); ready.length > 0; ready = readyPrefix(inode.batches)) {
+    for (let ready = readyPrefix(inode.batches); ready.length > 0; ready = readyPrefix(inode.batches)) {
+      try {
         const request = commitRequest(inode, ready)
         await this.#options.commit(request)
-        // Meanwhile the session may have been lost, and everything dropped.
-        if (ready.some(({ phase }) => phase.kind === 'done')) continue
-        this.#committed(inode, ready, request)
+        // Meanwhile everything may have been dropped; a layout that was learned since then may be older than this commit.
+        if (ready.some(({ phase }) => phase.kind === 'done')) inode.dropLayout()
+        else this.#committed(inode, ready, request)
+      } catch (caught) {
+        this.#refused(inode, ready, caught)
       }
-    } catch (caught) {
-      if (caught instanceof PosixError && caught.code === 'EROFS' && ready.every(canAppendAgain)) {
-        this.#options.log.info('chunks were sealed before a commit; their data goes elsewhere', { ino: inode.ino })
-        for (const batch of ready) this.#appendAgain(inode, batch)
-      } else if (ready.some(({ phase }) => phase.kind !== 'done')) this.fail(inode, lossCode(caught), caught)
-    } finally {
-      inode.committing = false
     }
+    inode.committing = false
+  }
+
+  #refused(inode: Inode, ready: readonly Batch[], caught: unknown): void {
+    if (caught instanceof PosixError && caught.code === 'EROFS' && ready.every(canAppendAgain)) {
+      this.#options.log.info('chunks were sealed before a commit; their data goes elsewhere', { ino: inode.ino })
+      for (const batch of ready) this.#appendAgain(inode, batch)
+    } else if (ready.some(({ phase }) => phase.kind !== 'done')) this.fail(inode, lossCode(caught), caught)
   }
 
   #appendAgain(inode: Inode, batch: Batch): void {

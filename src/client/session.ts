@@ -64,7 +64,7 @@ export interface SessionHooks {
   /** The master has seen everything that was sent before this moment, and what it had answered until then has arrived. */
   echoed(sentMs: number): void
   pushed(push: NonNullable<Push['push']>): void
-  /** The session has ended at the master; nothing of what was held counts any more. True: changes that had been answered are lost with it. */
+  /** The session has ended at the master; nothing of what was held counts any more. True: something that had been answered is lost with it. */
   lost(): boolean
   /** The session goes on over a new stream: the master knows exactly what `holdings` gave. */
   resumed(): void

@@ -126,6 +126,38 @@ t.test('locks that end with the session: whoever relies on them is told', async 
   t.pass('closing any descriptor drops the locks all the same')
 })
 
+t.test('what waits for the master when locks end with the session does not happen without them', async (t) => {
+  const cluster = await startInProcessCluster(t, { config: { sessionLeaseMs: 500 } })
+  const a = await cluster.mount()
+  const b = await cluster.mount()
+  const { handle, ino } = await create(a, 'log')
+  await a.write(caller(), handle, 0n, Buffer.alloc(8192, 1), noKill)
+  await a.fsync(caller(), handle, false)
+  await create(a, 'new')
+  const lock = { owner: 1n, kind: 'posix', lock: { type: 'write', start: 0n, end: 99n, pid: 1 } } as const
+  await a.setlk(caller(), ino, lock, { wait: true })
+  await a.fsync(caller(), handle, false)
+  cluster.network.cut('client1', 'master')
+  // So that what waits is not sent.
+  cluster.network.drop(cluster.masterAddress)
+  await b.setlk(caller(), ino, { ...lock, owner: 2n }, { wait: true })
+  const other = await openByName(b, 'log')
+  await b.write(caller(), other, 0n, Buffer.alloc(8192, 2), noKill)
+  await b.fsync(caller(), other, false)
+  await pause(600)
+  const waiting = [
+    code(a.rename(caller(), { parent: a.root, name: name('new') }, { parent: a.root, name: name('current') }, 0)),
+    code(a.fallocate(caller(), handle, 3, 0n, 4096n)),
+    code(a.setattr(caller(), ino, { size: 0n }, handle)),
+  ]
+  await pause(50)
+  cluster.network.heal('client1', 'master')
+  t.strictSame(await Promise.all(waiting), ['EIO', 'EIO', 'EIO'])
+  t.equal(await code(a.setattr(caller(), ino, { size: 0n }, handle)), 'EIO', 'ftruncate(2) later')
+  t.strictSame(await b.read(caller(), other, 0n, 8192), Buffer.alloc(8192, 2), 'nothing was taken away')
+  t.equal(await code(b.lookup(caller(), b.root, name('current'))), 'ENOENT', 'nothing was put in place')
+})
+
 t.test('random work of three clients on one file equals a model', async (t) => {
   const seed = Number(process.env['TEST_SEED'] ?? 7)
   t.comment(`TEST_SEED=${seed}`)

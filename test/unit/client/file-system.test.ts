@@ -168,6 +168,28 @@ t.test('truncate, holes, fallocate, lseek, copy_file_range', async (t) => {
   same(t, await readAll(fs, handle), cut, 'an inline source into a file with extents')
 })
 
+t.test('fallocate and copy_file_range by an ordinary user clear set-id bits, as write(2) does', async (t) => {
+  const cluster = await startInProcessCluster(t)
+  const fs = await cluster.mount()
+  const user = { ...caller(), uid: 1000, gid: 1000 }
+  const { handle, ino } = await create(fs, 'program')
+  const source = await create(fs, 'source')
+  for (const file of [handle, source.handle]) await fs.write(caller(), file, 0n, pattern(8192), noKill)
+  const modeAfter = async (what: (who: typeof user) => Promise<unknown>, who = user): Promise<number> => {
+    await fs.setattr(caller(), ino as never, { mode: 0o6777 })
+    await what(who)
+    return (await fs.getattr(caller(), ino as never)).attributes.mode & 0o7777
+  }
+  const allocate = (who: typeof user) => fs.fallocate(who, handle, 0, 0n, 4096n)
+  const punch = (who: typeof user) => fs.fallocate(who, handle, 3, 0n, 4096n)
+  const copy = (who: typeof user) =>
+    fs.copyFileRange(who, { handle: source.handle, offset: 0n }, { handle, offset: 0n }, 4096n)
+  for (const what of [allocate, punch, copy]) {
+    t.equal(await modeAfter(what), 0o777)
+    t.equal(await modeAfter(what, { ...caller() }), 0o6777, 'not by root')
+  }
+})
+
 t.test('times that were set explicitly survive what was buffered', async (t) => {
   const cluster = await startInProcessCluster(t)
   const fs = await cluster.mount()
