@@ -112,6 +112,40 @@ t.test('a server is not removed while it has the only copy', async (t) => {
   await t.rejects(remove(true, true), /There is no server/)
 })
 
+t.test('a server that is removed while it registers from another address is refused', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const { serverId } = cluster.servers[0]!
+  await cluster.admin('drainServer', { serverId, cancel: false })
+  const moved = cluster.servers[0]!.join({
+    address: { serverId: 0, address: 'x:1', bulkAddress: '', rack: '', host: '' },
+  })
+  const refused = t.rejects(moved, { code: 'EPERM', message: /was removed from the cluster/ })
+  await cluster.servers[0]!.stop()
+  await cluster.clock.advance(1000)
+  await cluster.admin('removeServer', { serverId, force: false, loseData: false })
+  await cluster.clock.advance(2000)
+  await refused
+})
+
+t.test('a server that is removed while its address is in doubt does not come back with its number', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const [first, second] = cluster.servers
+  const { serverId } = first!
+  await cluster.admin('drainServer', { serverId, cancel: false })
+  await first!.stop()
+  await second!.stop()
+  const moved = first!.join({
+    address: { serverId: 0, address: second!.address, bulkAddress: '', rack: '', host: '' },
+  })
+  const refused = t.rejects(moved, { code: 'EPERM', message: /was removed from the cluster/ })
+  await cluster.clock.advance(1000)
+  await cluster.admin('removeServer', { serverId, force: false, loseData: false })
+  await cluster.clock.advance(2000)
+  await refused
+  await cluster.restart()
+  t.notOk((await cluster.status()).servers.some((server) => server.serverId === serverId))
+})
+
 t.test('a server that went away in the middle of its report may hold the only copy of anything', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const client = await beating(cluster)
