@@ -528,3 +528,21 @@ t.test("a full master's disk refuses writes, and reads and removals go on", asyn
   await cluster.clock.advance(1100)
   t.equal(codeOf(await client.request(mkdir)), 'entry')
 })
+
+t.test(
+  'a lease that is declared in conflict with another one is recalled over the stream that declared it',
+  async (t) => {
+    const cluster = await masterCluster(t)
+    const holder = cluster.client()
+    await holder.welcome
+    const ino = await createFile(holder, 'f')
+    expect(await acquire(holder, ino, 'write'), 'attributesAndLease')
+    const first = cluster.client({ attempt: 1n })
+    const { sessionId, sessionSecret } = await first.welcome
+    const lease = { ino, mode: LeaseMode.LEASE_MODE_READ, grant: 5n }
+    const second = cluster.client({ sessionId, sessionSecret, attempt: 2n, leases: [lease] })
+    await second.welcome
+    await cluster.clock.advance(100)
+    t.same(second.recalls(), [{ ino, mode: LeaseMode.LEASE_MODE_NONE, grant: 5n }])
+  },
+)
