@@ -546,3 +546,44 @@ t.test(
     t.same(second.recalls(), [{ ino, mode: LeaseMode.LEASE_MODE_NONE, grant: 5n }])
   },
 )
+
+t.test('an entry of a journal that changes mode and size and is refused leaves the access list alone', async (t) => {
+  const cluster = await masterCluster(t)
+  const client = cluster.client()
+  await client.welcome
+  const ino = await createFile(client, 'f')
+  const entries = ['01000600ffffffff', '0200060001000000', '04000400ffffffff', '10000600ffffffff', '20000400ffffffff']
+  const list = Buffer.from(`02000000${entries.join('')}`, 'hex')
+  const name = Buffer.from('system.posix_acl_access')
+  const set = { ino, name, value: list, flags: 0, caller: undefined, killSgid: false }
+  expect(await client.request({ $case: 'setxattr', value: set }), 'changed')
+  const commit = {
+    ino,
+    segments: [],
+    size: 4n,
+    mtime: undefined,
+    ctime: undefined,
+    appended: [],
+    killPrivileges: false,
+    inlineData: Buffer.from('data'),
+  }
+  expect(await client.request({ $case: 'commit', value: commit }), 'attributesAndLease')
+  const value = {
+    ino,
+    caller: undefined,
+    mode: 0o600,
+    size: 8192n,
+    atime: undefined,
+    mtime: undefined,
+    atimeNow: false,
+    mtimeNow: false,
+    ctime: undefined,
+    killPrivileges: false,
+  }
+  const time = { seconds: 1n, nanos: 0 }
+  const entry = { op: { $case: 'setattr' as const, value }, time, ino: 0n, replaced: 0n }
+  const { failures } = expect(await client.request({ $case: 'journal', value: { entries: [entry] } }), 'journal')
+  t.match(failures, [{ index: 0, failure: { code: 'EOPNOTSUPP' } }])
+  const kept = expect(await client.request({ $case: 'getxattr', value: { ino, name } }), 'value')
+  t.same(Buffer.from(kept), list)
+})
