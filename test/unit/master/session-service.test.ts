@@ -1,8 +1,9 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { PosixError } from '../../../src/domain/errors.ts'
-import { asChunkId } from '../../../src/domain/ids.ts'
-import { chunks } from '../../../src/master/keys.ts'
+import { asChunkId, asSessionId, rootIno } from '../../../src/domain/ids.ts'
+import { chunks, sessions as sessionTable } from '../../../src/master/keys.ts'
+import { sessionsMax } from '../../../src/master/sessions.ts'
 import { LeaseMode, LockKind, LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { LostAnswers } from '../../lib/lost-answers.ts'
 import { acquire, codeOf, createFile, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
@@ -586,4 +587,27 @@ t.test('an entry of a journal that changes mode and size and is refused leaves t
   t.match(failures, [{ index: 0, failure: { code: 'EOPNOTSUPP' } }])
   const kept = expect(await client.request({ $case: 'getxattr', value: { ino, name } }), 'value')
   t.same(Buffer.from(kept), list)
+})
+
+t.test('of two sessions that begin at the same time only one gets the last place', async (t) => {
+  const kv = memoryKv()
+  const record = {
+    secret: Buffer.from('s'),
+    host: '',
+    mountPoint: '',
+    pid: 1,
+    root: rootIno,
+    created: { seconds: 0n, nanos: 0 },
+  }
+  const changes = Array.from({ length: sessionsMax - 1 }, (_, i) => ({
+    type: 'put' as const,
+    key: Buffer.from(sessionTable.encodeKey(asSessionId(BigInt(i + 1_000_000))), 'latin1'),
+    value: sessionTable.encode(record),
+  }))
+  // The store makes its format first.
+  const cluster = await masterCluster(t, { kv })
+  await kv.write(changes, { sync: true })
+  await cluster.restart()
+  const welcomes = await Promise.all([cluster.client().welcome, cluster.client().welcome])
+  t.same(welcomes.map(({ failure }) => failure?.code ?? 'begun').toSorted(), ['EMFILE', 'begun'])
 })
