@@ -1,10 +1,11 @@
 import t from 'tap'
 import { ScrubRequest_Action } from '../../../src/protocol/gen/shoal/v1/admin.pb.ts'
+import { LeaseMode } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { StoreCheck } from '../../../src/master/fsck.ts'
 import { chunks as chunkTable, inodes } from '../../../src/master/keys.ts'
 import { asChunkId, asIno } from '../../../src/domain/ids.ts'
 import type { MasterCluster } from '../../lib/master-cluster.ts'
-import { expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
+import { acquire, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
 import type { SessionClient } from '../../lib/session-client.ts'
 
 const mebibyte = 1024 * 1024
@@ -196,6 +197,24 @@ t.test(
     t.equal(inodes.decode(inode!).copies, 2)
   },
 )
+
+t.test('a number of copies that is set while sessions may still come back is set when they are', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { sessionId, sessionSecret } = await client.welcome
+  const { ino } = await sealed(cluster, client, 'f', 8192)
+  const { lease } = expect(await acquire(client, ino, 'write'), 'attributesAndLease')
+  await cluster.restart()
+  for (const server of cluster.servers) await server.join()
+  await cluster.admin('setCopies', { path: '/f', copies: 2 })
+  await cluster.clock.advance(2000)
+  const back = cluster.client({ sessionId, sessionSecret, leases: [lease!], openFiles: [{ ino }] }, 100n)
+  await back.welcome
+  await cluster.until('recalled', () => back.recalls().some((recall) => recall.ino === ino), 5)
+  back.send({ leaseReturns: [{ ino, mode: LeaseMode.LEASE_MODE_NONE, grant: lease!.grant }] })
+  await cluster.until('done', async () => (await cluster.status()).copiesJobs.length === 0, 5)
+  t.match(await cluster.admin('getCopies', { path: '/f' }), { copies: 2 })
+})
 
 t.test('a snapshot is the whole store, and serves one repair', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
