@@ -70,6 +70,7 @@ export class Copies {
   readonly #stop = new AbortController()
   /** What files that came to share a chunk lately need; kept while a job runs. */
   readonly #wanted = new Map<ChunkId, number>()
+  #started = false
   #running = false
 
   constructor(options: CopiesOptions) {
@@ -84,6 +85,7 @@ export class Copies {
         this.#jobs.push({ id, ino, copies, inodesDone: 0, chunksChanged: 0 })
     }
     this.#jobs.sort((a, b) => (a.id < b.id ? -1 : 1))
+    this.#started = true
     this.#kick()
   }
 
@@ -152,7 +154,7 @@ export class Copies {
   }
 
   #kick(): void {
-    if (this.#running || this.#jobs.length === 0) return
+    if (!this.#started || this.#running || this.#jobs.length === 0) return
     this.#running = true
     void this.#runAll()
   }

@@ -203,12 +203,16 @@ export class Reclaim {
    * done again.
    */
   async #punchAll(chunk: ChunkId, ranges: readonly Range[]): Promise<ServerId[] | undefined> {
-    const { chunks, servers } = this.#options
-    if (!this.#canPunch(chunk)) return undefined
-    const holders = (chunks.get(chunk)?.replicas ?? []).filter(({ server }) => servers.isUp(server))
+    const { chunks, servers, repair } = this.#options
+    const before = chunks.get(chunk)
+    if (!before || !this.#canPunch(chunk)) return undefined
+    const copies = repair.copiesBegun(before)
+    const holders = before.replicas.filter(({ server }) => servers.isUp(server))
     await Promise.all(holders.map(({ server }) => this.#punch(server, chunk, ranges)))
     const entry = chunks.get(chunk)
     if (!entry || !this.#canPunch(chunk)) return undefined
+    // What was copied in place of a bad replica meanwhile may have the ranges.
+    if (entry !== before || repair.copiesBegun(entry) !== copies) return undefined
     const punched = new Set(holders.map(({ server }) => server))
     const away = new Set<ServerId>()
     for (const { server, corrupt } of entry.replicas) {

@@ -71,6 +71,7 @@ export class Repair {
   readonly #options: RepairOptions
   readonly #startMs: number
   readonly #copies = new Map<string, Copy>()
+  readonly #copiesBegun = new WeakMap<ChunkEntry, number>()
   readonly #jobs = new Map<ServerId, number>()
   readonly #busy = new Set<string>()
   readonly #notBeforeMs = new Map<string, number>()
@@ -133,6 +134,11 @@ export class Repair {
   isCopying(chunk: ChunkId): boolean {
     for (const copy of this.#copies.values()) if (copy.chunk === chunk) return true
     return false
+  }
+
+  /** How many copies of the chunk were begun since the master's start. */
+  copiesBegun(entry: ChunkEntry): number {
+    return this.#copiesBegun.get(entry) ?? 0
   }
 
   /** Every known server has reported, or had its time to come back after the master's start. */
@@ -381,6 +387,7 @@ export class Repair {
     const key = `${entry.id}/${target}`
     const replacesCorrupt = replaced?.corrupt === true
     this.#copies.set(key, copy)
+    this.#copiesBegun.set(entry, this.copiesBegun(entry) + 1)
     this.#job(source, 1)
     this.#job(target, 1)
     try {

@@ -122,8 +122,7 @@ export class ServerTable {
 
   /** PosixError EPERM with a sentence for people: this server must not take part. */
   async register(request: RegisterRequest): Promise<RegisterReply> {
-    const refusal = this.#refusal(request)
-    if (refusal !== undefined) throw new PosixError('EPERM', refusal)
+    this.#checkAllowed(request)
     if (request.chunkIdMax >= (await this.#options.nextChunkId())) {
       throw new PosixError(
         'EPERM',
@@ -132,11 +131,13 @@ export class ServerTable {
       )
     }
     const address = request.address!
-    await this.#waitForOtherAt(address, request.storeId)
-    let server = this.#byStoreId.get(request.storeId)
+    const { storeId } = request
+    await this.#waitForOtherAt(address, storeId)
+    let server = this.#byStoreId.get(storeId)
     if (server) await this.#waitForOtherOwner(server, address)
-    else {
-      const { storeId } = request
+    // It may have been removed meanwhile.
+    this.#checkAllowed(request)
+    if (!server) {
       const adopted = request.serverId === 0 ? undefined : asServerId(request.serverId)
       const id = await this.#enroll({ storeId, rack: address.rack, host: address.host, id: adopted })
       // The same registration sent twice may have come first.
@@ -252,6 +253,11 @@ export class ServerTable {
 
   close(): void {
     this.#check.cancel()
+  }
+
+  #checkAllowed(request: RegisterRequest): void {
+    const refusal = this.#refusal(request)
+    if (refusal !== undefined) throw new PosixError('EPERM', refusal)
   }
 
   #refusal(request: RegisterRequest): string | undefined {

@@ -144,9 +144,9 @@ const connection = (
     // From here to the end nothing waits: no reply can come before the welcome.
     outbox.welcome(welcome(options, session, hello))
     session.wantsLeases = !hello.noLeases
-    resume(options, session, hello)
+    const isRecovering = session.state === 'recovering'
     sessions.attach(session, outbox)
-    options.leases.repeatRecalls(session.id)
+    resume(options, session, hello, isRecovering)
     if (hello.sessionId !== 0n) options.resumed(session.id)
     state = { kind: 'open', session }
     log.info(hello.sessionId === 0n ? 'session begun' : 'session resumed', {
@@ -204,8 +204,8 @@ const openSession = async (options: SessionServiceOptions, hello: Hello): Promis
   return sessions.create({ host, mountPoint, pid, root })
 }
 
-/** Takes over what a session that comes back says it holds. */
-const resume = (options: SessionServiceOptions, session: Session, hello: Hello): void => {
+/** Takes over what a session that comes back says it holds, and sends what is recalled from it over its new stream. */
+const resume = (options: SessionServiceOptions, session: Session, hello: Hello, isRecovering: boolean): void => {
   if (hello.sessionId === 0n) return
   const { leases, locks, opens, log } = options
   for (const { ino } of hello.openFiles) opens.open(session.id, asIno(ino))
@@ -216,7 +216,7 @@ const resume = (options: SessionServiceOptions, session: Session, hello: Hello):
   }
   leases.declare(session.id, declared)
   // While the master was up it knows the locks better: a reply that says more may be on its way.
-  if (session.state !== 'recovering') return
+  if (!isRecovering) return
   for (const held of hello.locks) {
     const wish = lockWish(session.id, held)
     if (!wish || wish.type === 'unlock') continue

@@ -162,10 +162,10 @@ export class SessionTable {
   /** EMFILE beyond the limit. Durable when it resolves. */
   async create(client: { host: string; mountPoint: string; pid: number; root: Ino }): Promise<Session> {
     const { store, random, clock } = this.#options
-    if (this.#sessions.size >= sessionsMax) throw new PosixError('EMFILE', `the master has ${sessionsMax} sessions`)
     const secret = random.bytes(secretBytes)
     return store.execute(
       (tx) => {
+        if (this.#sessions.size >= sessionsMax) throw new PosixError('EMFILE', `the master has ${sessionsMax} sessions`)
         const id = asSessionId(tx.get(counters, 'nextSession') ?? 1n)
         const record: SessionRecord = { ...client, secret, created: tx.now }
         tx.put(counters, 'nextSession', id + 1n)

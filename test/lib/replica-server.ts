@@ -53,6 +53,8 @@ export interface ReplicaServer {
   registered?: () => Promise<void>
   /** Comes between a look into a replica and its answer. */
   verified?: () => Promise<void>
+  /** Comes between a punch and its answer. */
+  punched?: () => Promise<void>
   /** Comes between a deletion and its answer. */
   deleted?: () => Promise<void>
 }
@@ -99,6 +101,7 @@ export const replicaServer = async (options: ReplicaServerOptions): Promise<Repl
       unaryHandler(methods.punch, async ({ chunkId, ranges }) => {
         asked.push(`punch ${chunkId} ${ranges.map(({ offset, length }) => `${offset}+${length}`).join(' ')}`)
         existing(chunkId).punched.push(...ranges)
+        await server.punched?.()
         return {}
       }),
     ],

@@ -39,11 +39,12 @@ export const setattr: Operation<SetattrRequest> = (tx, request, context) => {
   checkFlags(inode, request)
   writable(context, ino)
   const changes: Partial<Writable<Inode>> = changedBySetattr(inode, request, tx.now)
-  if (request.mode !== undefined) modeChanged(tx, ino, inode, changes.mode!)
   if (request.size !== undefined) {
     Object.assign(changes, resized(tx, { ino, inode, size: request.size }, context))
     changes.mtime ??= tx.now
   }
+  // After what may be refused: in a journal that entry must have changed nothing.
+  if (request.mode !== undefined) modeChanged(tx, ino, inode, changes.mode!)
   if (request.flags !== undefined) changes.flags = request.flags
   if (request.copies !== undefined) changes.copies = request.copies
   return changedResult(context, ino, update(tx, ino, inode, changes))

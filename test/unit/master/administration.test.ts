@@ -1,10 +1,11 @@
 import t from 'tap'
 import { ScrubRequest_Action } from '../../../src/protocol/gen/shoal/v1/admin.pb.ts'
+import { LeaseMode } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { StoreCheck } from '../../../src/master/fsck.ts'
 import { chunks as chunkTable, inodes } from '../../../src/master/keys.ts'
 import { asChunkId, asIno } from '../../../src/domain/ids.ts'
 import type { MasterCluster } from '../../lib/master-cluster.ts'
-import { expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
+import { acquire, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
 import type { SessionClient } from '../../lib/session-client.ts'
 
 const mebibyte = 1024 * 1024
@@ -112,6 +113,40 @@ t.test('a server is not removed while it has the only copy', async (t) => {
   await t.rejects(remove(true, true), /There is no server/)
 })
 
+t.test('a server that is removed while it registers from another address is refused', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const { serverId } = cluster.servers[0]!
+  await cluster.admin('drainServer', { serverId, cancel: false })
+  const moved = cluster.servers[0]!.join({
+    address: { serverId: 0, address: 'x:1', bulkAddress: '', rack: '', host: '' },
+  })
+  const refused = t.rejects(moved, { code: 'EPERM', message: /was removed from the cluster/ })
+  await cluster.servers[0]!.stop()
+  await cluster.clock.advance(1000)
+  await cluster.admin('removeServer', { serverId, force: false, loseData: false })
+  await cluster.clock.advance(2000)
+  await refused
+})
+
+t.test('a server that is removed while its address is in doubt does not come back with its number', async (t) => {
+  const cluster = await masterCluster(t, { servers: 4 })
+  const [first, second] = cluster.servers
+  const { serverId } = first!
+  await cluster.admin('drainServer', { serverId, cancel: false })
+  await first!.stop()
+  await second!.stop()
+  const moved = first!.join({
+    address: { serverId: 0, address: second!.address, bulkAddress: '', rack: '', host: '' },
+  })
+  const refused = t.rejects(moved, { code: 'EPERM', message: /was removed from the cluster/ })
+  await cluster.clock.advance(1000)
+  await cluster.admin('removeServer', { serverId, force: false, loseData: false })
+  await cluster.clock.advance(2000)
+  await refused
+  await cluster.restart()
+  t.notOk((await cluster.status()).servers.some((server) => server.serverId === serverId))
+})
+
 t.test('a server that went away in the middle of its report may hold the only copy of anything', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const client = await beating(cluster)
@@ -162,6 +197,24 @@ t.test(
     t.equal(inodes.decode(inode!).copies, 2)
   },
 )
+
+t.test('a number of copies that is set while sessions may still come back is set when they are', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { sessionId, sessionSecret } = await client.welcome
+  const { ino } = await sealed(cluster, client, 'f', 8192)
+  const { lease } = expect(await acquire(client, ino, 'write'), 'attributesAndLease')
+  await cluster.restart()
+  for (const server of cluster.servers) await server.join()
+  await cluster.admin('setCopies', { path: '/f', copies: 2 })
+  await cluster.clock.advance(2000)
+  const back = cluster.client({ sessionId, sessionSecret, leases: [lease!], openFiles: [{ ino }] }, 100n)
+  await back.welcome
+  await cluster.until('recalled', () => back.recalls().some((recall) => recall.ino === ino), 5)
+  back.send({ leaseReturns: [{ ino, mode: LeaseMode.LEASE_MODE_NONE, grant: lease!.grant }] })
+  await cluster.until('done', async () => (await cluster.status()).copiesJobs.length === 0, 5)
+  t.match(await cluster.admin('getCopies', { path: '/f' }), { copies: 2 })
+})
 
 t.test('a snapshot is the whole store, and serves one repair', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })

@@ -612,6 +612,28 @@ t.test('freed ranges are punched in each replica, and a dead chunk is deleted, a
   t.equal(status.punchesPending, 0n)
 })
 
+t.test('a copy that is made in place of a bad replica during the punches is punched, too', async (t) => {
+  const cluster = await masterCluster(t, { servers: 3 })
+  const client = await beating(cluster)
+  const { ino, chunk } = await writeFile(cluster, client, 'f', 40_960)
+  await seal(client, chunk)
+  await cluster.until('sealed', () => validReplicas(cluster, chunk) === 3)
+  await cluster.clock.advance(2000)
+  const [bad, slow] = cluster.servers
+  let copied = 0
+  slow!.punched = async () => {
+    if (copied++ > 0) return
+    // It is found during the punches.
+    bad!.set(chunk, { corrupt: true })
+    await cluster.clock.sleep(5000)
+  }
+  const punch = { ino, mode: 3, offset: 4096n, length: 8192n }
+  expect(await client.request({ $case: 'fallocate', value: punch }), 'attributesAndLease')
+  await cluster.until('punched', () => copied > 0)
+  await cluster.until('settled', async () => (await cluster.status()).punchesPending === 0n)
+  t.match(bad!.replicas.get(chunk), { corrupt: false, punched: [{ offset: 4096, length: 8192 }] })
+})
+
 t.test('seed 301059: what is free in many chunks at once does not wait for a tick of the clock each', async (t) => {
   const cluster = await masterCluster(t, { servers: 3 })
   const client = await beating(cluster)

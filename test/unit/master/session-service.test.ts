@@ -1,8 +1,9 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { PosixError } from '../../../src/domain/errors.ts'
-import { asChunkId } from '../../../src/domain/ids.ts'
-import { chunks } from '../../../src/master/keys.ts'
+import { asChunkId, asSessionId, rootIno } from '../../../src/domain/ids.ts'
+import { chunks, sessions as sessionTable } from '../../../src/master/keys.ts'
+import { sessionsMax } from '../../../src/master/sessions.ts'
 import { LeaseMode, LockKind, LockType } from '../../../src/protocol/gen/shoal/v1/session.pb.ts'
 import { LostAnswers } from '../../lib/lost-answers.ts'
 import { acquire, codeOf, createFile, expect, masterCluster, writeFile } from '../../lib/master-cluster.ts'
@@ -527,4 +528,86 @@ t.test("a full master's disk refuses writes, and reads and removals go on", asyn
   free = 10 ** 9
   await cluster.clock.advance(1100)
   t.equal(codeOf(await client.request(mkdir)), 'entry')
+})
+
+t.test(
+  'a lease that is declared in conflict with another one is recalled over the stream that declared it',
+  async (t) => {
+    const cluster = await masterCluster(t)
+    const holder = cluster.client()
+    await holder.welcome
+    const ino = await createFile(holder, 'f')
+    expect(await acquire(holder, ino, 'write'), 'attributesAndLease')
+    const first = cluster.client({ attempt: 1n })
+    const { sessionId, sessionSecret } = await first.welcome
+    const lease = { ino, mode: LeaseMode.LEASE_MODE_READ, grant: 5n }
+    const second = cluster.client({ sessionId, sessionSecret, attempt: 2n, leases: [lease] })
+    await second.welcome
+    await cluster.clock.advance(100)
+    t.same(second.recalls(), [{ ino, mode: LeaseMode.LEASE_MODE_NONE, grant: 5n }])
+  },
+)
+
+t.test('an entry of a journal that changes mode and size and is refused leaves the access list alone', async (t) => {
+  const cluster = await masterCluster(t)
+  const client = cluster.client()
+  await client.welcome
+  const ino = await createFile(client, 'f')
+  const entries = ['01000600ffffffff', '0200060001000000', '04000400ffffffff', '10000600ffffffff', '20000400ffffffff']
+  const list = Buffer.from(`02000000${entries.join('')}`, 'hex')
+  const name = Buffer.from('system.posix_acl_access')
+  const set = { ino, name, value: list, flags: 0, caller: undefined, killSgid: false }
+  expect(await client.request({ $case: 'setxattr', value: set }), 'changed')
+  const commit = {
+    ino,
+    segments: [],
+    size: 4n,
+    mtime: undefined,
+    ctime: undefined,
+    appended: [],
+    killPrivileges: false,
+    inlineData: Buffer.from('data'),
+  }
+  expect(await client.request({ $case: 'commit', value: commit }), 'attributesAndLease')
+  const value = {
+    ino,
+    caller: undefined,
+    mode: 0o600,
+    size: 8192n,
+    atime: undefined,
+    mtime: undefined,
+    atimeNow: false,
+    mtimeNow: false,
+    ctime: undefined,
+    killPrivileges: false,
+  }
+  const time = { seconds: 1n, nanos: 0 }
+  const entry = { op: { $case: 'setattr' as const, value }, time, ino: 0n, replaced: 0n }
+  const { failures } = expect(await client.request({ $case: 'journal', value: { entries: [entry] } }), 'journal')
+  t.match(failures, [{ index: 0, failure: { code: 'EOPNOTSUPP' } }])
+  const kept = expect(await client.request({ $case: 'getxattr', value: { ino, name } }), 'value')
+  t.same(Buffer.from(kept), list)
+})
+
+t.test('of two sessions that begin at the same time only one gets the last place', async (t) => {
+  const kv = memoryKv()
+  const record = {
+    secret: Buffer.from('s'),
+    host: '',
+    mountPoint: '',
+    pid: 1,
+    root: rootIno,
+    created: { seconds: 0n, nanos: 0 },
+  }
+  const changes = Array.from({ length: sessionsMax - 1 }, (_, i) => ({
+    type: 'put' as const,
+    key: Buffer.from(sessionTable.encodeKey(asSessionId(BigInt(i + 1_000_000))), 'latin1'),
+    value: sessionTable.encode(record),
+  }))
+  // The store makes its format first.
+  const cluster = await masterCluster(t, { kv })
+  await kv.write(changes, { sync: true })
+  await cluster.restart()
+  const welcomes = await Promise.all([cluster.client().welcome, cluster.client().welcome])
+  t.same(welcomes.map(({ failure }) => failure?.code ?? 'begun').toSorted(), ['EMFILE', 'begun'])
 })
