@@ -4,14 +4,16 @@
  * An open chunk ends where its first block is that does not match: a torn tail, which nobody was promised. When good blocks follow,
  * it cannot be told from damage to acknowledged data; then the file is left as it is, and the chunk counts only up to that block; otherwise it is
  * cut there.
+ * A block that the disk cannot read ends it too. That is no torn tail, so the file is left as it is.
  * One that a sync failed for is corrupt, however good it looks: it may have been read from memory.
  */
 import { PosixError, UsageError } from '../domain/errors.ts'
 import type { ChunkId } from '../domain/ids.ts'
-import { transferBytesMax } from '../domain/limits.ts'
+import { blockBytes, transferBytesMax } from '../domain/limits.ts'
 import type { Disk } from '../platform/disk.ts'
 import type { Log } from '../platform/log.ts'
 import { ChunkFile, readHeader } from './chunk-file.ts'
+import type { ByteSpan } from './chunk-table.ts'
 import type { Chunk } from './chunk.ts'
 import {
   chunkDirectoryName,
@@ -179,7 +181,7 @@ const inspectOpen = async ({ disk, log }: ScanOptions, { directory, path, id }: 
   try {
     const { length: lengthBytes, more } = await goodBytes(file)
     if (lengthBytes < file.tableEnd) {
-      log.warn('an open chunk has a block that does not match; it counts up to there', {
+      log.warn('an open chunk has a block that does not match or cannot be read; it counts up to there', {
         chunk: id,
         length: lengthBytes,
         extent: file.tableEnd,
@@ -194,15 +196,36 @@ const inspectOpen = async ({ disk, log }: ScanOptions, { directory, path, id }: 
   }
 }
 
-/** How many bytes from the start are what was written, and whether good blocks follow a bad one. */
+/** How many bytes from the start are what was written, and whether something may follow a bad block. */
 const goodBytes = async (file: ChunkFile): Promise<{ length: number; more: boolean }> => {
   const end = file.tableEnd
   let length = end
   let wrongBytes = 0
   for (let offset = 0; offset < end; offset += transferBytesMax) {
-    const { wrong } = await file.read(offset, Math.min(transferBytesMax, end - offset))
+    const piece = { offset, length: Math.min(transferBytesMax, end - offset) }
+    const wrong = await wrongIn(file, piece)
+    if (wrong === 'unreadable') return { length: Math.min(length, await readableEnd(file, piece)), more: true }
     length = Math.min(length, wrong[0]?.offset ?? end)
     wrongBytes += wrong.reduce((sum, range) => sum + range.length, 0)
   }
   return { length, more: wrongBytes < end - length }
+}
+
+const wrongIn = async (file: ChunkFile, { offset, length }: ByteSpan): Promise<ByteSpan[] | 'unreadable'> => {
+  try {
+    return (await file.read(offset, length)).wrong
+  } catch (error) {
+    if (error instanceof PosixError && error.code === 'EIO') return 'unreadable'
+    throw error
+  }
+}
+
+/** Where the good blocks at the start of these end, which the disk could not read together. */
+const readableEnd = async (file: ChunkFile, { offset, length }: ByteSpan): Promise<number> => {
+  const end = offset + length
+  for (let at = offset; at < end; at += blockBytes) {
+    const wrong = await wrongIn(file, { offset: at, length: blockBytes })
+    if (wrong === 'unreadable' || wrong.length > 0) return at
+  }
+  return end
 }

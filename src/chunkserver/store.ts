@@ -495,7 +495,8 @@ export class ChunkStore {
     try {
       result = await file.read(offset, length)
     } catch (cause) {
-      if (cause instanceof PosixError && cause.code === 'EIO') {
+      // Beyond the length of an open chunk that was known since the start.
+      if (cause instanceof PosixError && cause.code === 'EIO' && offset < chunk.lengthBytes) {
         this.#markCorrupt(chunk, 'the disk cannot read it', cause)
       }
       throw cause

@@ -35,12 +35,17 @@ export const forgetServingProcess = async (mountPoint: string, pid: number): Pro
   await unlink(fileOf(mountPoint)).catch(() => undefined)
 }
 
-/** The process runs and is this role of Shoal; a process id may have been given to another program since. */
-export const isRoleAlive = async (pid: number, role: string): Promise<boolean> => {
+/**
+ * The process runs and is this role of Shoal, with these options on its command line; a process id may have been given to another
+ * program since.
+ */
+export const isRoleAlive = async (pid: number, role: string, ...options: string[]): Promise<boolean> => {
   try {
     const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0')
     // A process that has ended and was not waited for has no command line any more.
-    return words.includes(role) && words.some((word) => /shoal(\.[jt]s)?$/.test(word))
+    return (
+      [role, ...options].every((word) => words.includes(word)) && words.some((word) => /shoal(\.[jt]s)?$/.test(word))
+    )
   } catch {
     return false
   }

@@ -63,11 +63,14 @@ const lockData = async (data: string): Promise<{ release(): Promise<void> }> => 
   }
 }
 
+/** What each role of `up` has on its command line, and no other. */
+const exitWithParent = '--exit-with-parent'
+
 /** Ends what a killed `up` left behind, in the order of a stop. */
-const endLeftovers = async (pids: readonly number[]): Promise<void> => {
+export const endLeftovers = async (pids: readonly number[]): Promise<void> => {
   for (const role of ['mount', 'chunkserver', 'master']) {
     const alive: number[] = []
-    for (const pid of pids) if (await isRoleAlive(pid, role)) alive.push(pid)
+    for (const pid of pids) if (await isRoleAlive(pid, role, exitWithParent)) alive.push(pid)
     for (const pid of alive) {
       try {
         process.kill(pid, 'SIGTERM')
@@ -76,7 +79,7 @@ const endLeftovers = async (pids: readonly number[]): Promise<void> => {
       }
     }
     for (const pid of alive) {
-      for (let waitedMs = 0; await isRoleAlive(pid, role); waitedMs += 100) {
+      for (let waitedMs = 0; await isRoleAlive(pid, role, exitWithParent); waitedMs += 100) {
         if (waitedMs > 20_000)
           throw new UsageError(`process ${pid} (${role}) of an earlier start does not end: end it first`)
         await sleep(100)
@@ -256,7 +259,7 @@ class LocalCluster {
   ): SupervisedRole {
     return new SupervisedRole({
       name,
-      args: [command, '--exit-with-parent', `${delayMs}`, ...args],
+      args: [command, exitWithParent, `${delayMs}`, ...args],
       logPath: join(this.#data, 'logs', `${name.replace(/ (\d+)$/, '-$1').replace(' ', '')}.log`),
       note: (text) => this.#terminal.say(text),
       changed: () => this.#savePids(),

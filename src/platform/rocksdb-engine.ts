@@ -12,7 +12,7 @@
  *
  * Memory is bounded: a block cache of 16 MiB, two write buffers of 8 MiB, 256 open tables.
  */
-import { statfsSync } from 'node:fs'
+import { statfsSync, type StatsFs } from 'node:fs'
 import { mkdir, readdir, stat } from 'node:fs/promises'
 import level, { type Level, type LevelIterator } from 'level-rocksdb'
 import { PosixError, UsageError } from '../domain/errors.ts'
@@ -296,9 +296,19 @@ class RocksDbEngine implements RocksDb {
    * faster than any interval; the call takes microseconds, the batch's sync milliseconds.
    */
   private checkSpace(bytes: number): void {
-    const { bavail, blocks, bsize } = statfsSync(this.path)
+    const { bavail, blocks, bsize } = this.fileSystem()
     const reserveBytes = Math.min(reserveBytesMax, blocks * bsize * reserveShare)
     if (bavail * bsize < reserveBytes + bytes) throw new PosixError('ENOSPC', `the disk of ${this.path} is full`)
+  }
+
+  /** A directory that cannot even be asked for its space fails as a write does: for good. */
+  private fileSystem(): StatsFs {
+    try {
+      return statfsSync(this.path)
+    } catch (caught) {
+      this.failure = asPosixError(caught)
+      throw this.failure
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 import { execFile, fork, spawn } from 'node:child_process'
-import { cp, mkdir, mkdtemp, readFile, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readFile, readdir, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -230,6 +230,24 @@ await t.test('RocksDB: after a write that failed nothing is written until it is 
   t.equal(String(await again.get(Buffer.from('before'))), '1')
   t.equal(await again.get(Buffer.from('after')), undefined)
   await again.write([put('after', '1')], { sync: true })
+  await again.close()
+})
+
+await t.test('RocksDB: a directory that went away fails writes until it is opened again', async (t) => {
+  const path = await directory(t)
+  const data = join(path, 'data')
+  const engine = await openRocksDb(data)
+  await engine.write([put('before', '1')], { sync: true })
+  await rename(data, join(path, 'elsewhere'))
+  await t.rejects(engine.write([put('during', '1')], { sync: true }), { name: 'PosixError', code: 'EIO' })
+  await rename(join(path, 'elsewhere'), data)
+  await t.rejects(engine.write([put('after', '1')], { sync: true }), { name: 'PosixError', code: 'EIO' })
+  await engine.close()
+  const again = await openRocksDb(data)
+  t.same(
+    (await again.range(all)).map(({ key }) => String(key)),
+    ['before'],
+  )
   await again.close()
 })
 

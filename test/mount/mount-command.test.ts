@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { eventually, forceUnmount, shoal, startCluster } from '../lib/cluster.ts'
+import { eventually, forceUnmount, shoal, shoalCli, startCluster } from '../lib/cluster.ts'
 import { needs } from '../lib/needs.ts'
 import { check, run, sh } from '../lib/sh.ts'
 
@@ -59,6 +59,35 @@ t.test('mount and umount', { timeout: 180_000 }, async (t) => {
     t.match(await mount(cluster.masterAddress), { code: 0 })
     t.equal(await check('cat', [`${directory}/a/b/file`]), 'hello\n')
     t.match(await shoal(['umount', directory]), { code: 0 })
+  })
+
+  await t.test('a mount ends in good order, however little of umount(8) works', async (t) => {
+    if (!(await needs(t, { programs: ['unshare', 'mountpoint'] }))) return
+    const programs = join(cluster.directory, 'programs')
+    await mkdir(programs)
+    const real = (await check('which', ['umount'])).trim()
+    await writeFile(
+      join(programs, 'umount'),
+      `#!/bin/sh\ncase "$*" in *shoal-fusectl-*) exit 32;; esac\nexec ${real} "$@"\n`,
+      { mode: 0o755 },
+    )
+    // Where the control file system is not mounted, and a program has a file open till the end.
+    const script = `
+      mount -t tmpfs tmpfs /run
+      umount -l /sys/fs/fuse/connections
+      PATH="${programs}:$PATH" '${process.execPath}' '${shoalCli}' mount --foreground ${cluster.masterAddress} '${directory}' &
+      until mountpoint -q '${directory}'; do sleep 0.1; done
+      exec 3> '${directory}/held'
+      kill -TERM $!
+      wait $!`
+    const ran = await run('unshare', ['--mount', 'sh', '-c', script], { timeoutMs: 60_000 })
+    t.match(ran.stderr, '"event":"unmounted"')
+    t.equal(ran.code, 0)
+    t.same(
+      (await cluster.status()).sessions.filter(({ state }) => state === 'connected'),
+      [],
+      'its session has ended',
+    )
   })
 
   await t.test('sentences', async (t) => {

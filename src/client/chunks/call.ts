@@ -64,7 +64,10 @@ export class Call {
     }
   }
 
+  /** What is still under way for it ends as well, at its next wait. */
   end(): void {
+    const { what } = this.#limits
+    this.#giveUp(new UnavailableError(`${what}: it has ended`, { maybeCommitted: false }))
     this.#timer.cancel()
     this.#limits.signal?.removeEventListener('abort', this.#abort)
   }

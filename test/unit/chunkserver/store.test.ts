@@ -478,6 +478,48 @@ t.test('a torn tail of an open chunk is cut; damage before good blocks is kept b
   await third.close()
 })
 
+t.test('an open chunk ends where the disk cannot read it; what is behind that is kept', async (t) => {
+  const directory = t.testdir()
+  const data = pattern(1, blocks(8))
+  for (const bad of [7, 4]) {
+    const id = BigInt(bad)
+    let store = await openStore(directory)
+    await append(store, id, 0, data, { sync: true })
+    await store.close()
+
+    const disk: Disk = {
+      ...realDisk,
+      open: async (path, options) => {
+        const file = await realDisk.open(path, options)
+        if (path !== fileOf(directory, id)) return file
+        const from = dataStart + blocks(bad)
+        const read = file.read.bind(file)
+        file.read = async (buffer, position) => {
+          if (position < from + blocks(1) && position + buffer.length > from) {
+            throw new PosixError('EIO', 'the disk has tried it for long')
+          }
+          return read(buffer, position)
+        }
+        return file
+      },
+    }
+    store = await openStore(directory, { disk })
+    t.match(store.state(id), { length: blocks(bad), sealed: false, corrupt: false, more: true })
+    t.ok((await readAll(store, id, blocks(bad))).equals(data.subarray(0, blocks(bad))))
+    if (bad < 7) {
+      const { data: behind } = await store.read({ chunkId: id, offset: blocks(bad + 1), length: blocks(7 - bad) })
+      t.ok(behind.equals(data.subarray(blocks(bad + 1))))
+    }
+    await t.rejects(store.read({ chunkId: id, offset: blocks(bad), length: blocks(1) }), refusal('EIO'))
+    t.match(store.state(id), { corrupt: false }, 'that was known')
+    await store.close()
+
+    store = await openStore(directory)
+    t.ok((await readAll(store, id, blocks(8))).equals(data), 'when the disk can read it again')
+    await store.close()
+  }
+})
+
 t.test('chunk files that cannot be read are set aside, told, and go when they are replaced or deleted', async (t) => {
   const directory = t.testdir()
   const store = await openStore(directory)

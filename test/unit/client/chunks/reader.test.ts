@@ -229,6 +229,25 @@ t.test(
   },
 )
 
+t.test('a read that failed leaves nothing behind that goes on', async (t) => {
+  const path = await written()
+  const { reader, settle, servers, clock } = path
+  for (const server of servers) {
+    server.corrupt(1n, 0)
+    server.onRead = ({ offset }) => (offset === 0 ? 'serve' : 'EAGAIN')
+  }
+  const read = { chunkId: asChunkId(1n), chunkOffset: 0, length: bytes, servers: everywhere(path) }
+  await t.rejects(settle(reader.read(read), 5000), { code: 'EIO' })
+  // What was asked for already is still answered.
+  await clock.advance(1000)
+  const asked = servers.map(({ reads }) => reads)
+  await clock.advance(100_000)
+  t.same(
+    servers.map(({ reads }) => reads),
+    asked,
+  )
+})
+
 t.test('a chunk that does not exist any more: ESTALE, at once', async (t) => {
   const path = await written()
   const { reader, settle, servers, master } = path
