@@ -55,6 +55,7 @@ export class InodeOperations {
   async change(request: SetattrRequest, signal: AbortSignal, known?: () => void): Promise<Entry> {
     const here = this.#core.writeBehind.setattr(request)
     if (here !== undefined) {
+      if (request.size !== undefined) this.#core.inodes.get(asIno(request.ino))?.dropLayout()
       known?.()
       return this.#core.madeEntry(here, 0)
     }

@@ -61,3 +61,23 @@ t.test('who appends after a truncate or fallocate that was given up appends to t
     t.ok(found.equals(wanted), text)
   }
 })
+
+t.test('a file that is emptied while it is being read keeps nothing of what it was', async (t) => {
+  const cluster = await startInProcessCluster(t)
+  const a = await cluster.mount()
+  const b = await cluster.mount()
+  for (const size of [100, 50_000]) {
+    const { ino } = await create(a, `f${size}`, Buffer.alloc(size, 'o'))
+    const handle = await openByName(a, `f${size}`)
+    await pause(50)
+    const reading = a.read(caller(), handle, 0n, 100_000)
+    await a.setattr(caller(), ino, { size: 0n }, handle)
+    await reading
+    await a.write(caller(), handle, 10n, name('new'), noKill)
+    const wanted = Buffer.concat([Buffer.alloc(10), name('new')])
+    t.same(await a.read(caller(), handle, 0n, 100), wanted, 'as it is buffered')
+    await a.fsync(caller(), handle, false)
+    t.same(await a.read(caller(), handle, 0n, 100), wanted, 'here')
+    t.same(await b.read(caller(), await openByName(b, `f${size}`), 0n, 100), wanted, 'elsewhere')
+  }
+})
