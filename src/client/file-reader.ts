@@ -87,7 +87,9 @@ export class FileReader {
         const plan = planOf(inode, range)
         if (pattern?.ahead !== undefined && attempt === 1) this.#fetchAhead(inode, pattern.ahead)
         const found = await this.#fetch(plan, pattern?.sequential ?? false, signal)
-        const same = plan.layoutVersion === inode.layoutVersion || sameWants(plan, planOf(inode, range))
+        // What is on its way may be committed already, and what it replaced freed.
+        const isUnchanged = plan.layoutVersion === inode.layoutVersion && inode.batches.length === 0
+        const same = isUnchanged || sameWants(plan, planOf(inode, range))
         // Once the lease may have ended, others may have replaced what was read, and freed it.
         if (same && !pin.lost && this.#options.isConfirmed()) return found
         giveBackBuffer(found)

@@ -8,6 +8,8 @@ import { Inodes } from '../../../src/client/inode.ts'
 import type { Inode } from '../../../src/client/inode.ts'
 import type { Leases } from '../../../src/client/leases.ts'
 import { Locations } from '../../../src/client/locations.ts'
+import { DirtyData } from '../../../src/client/dirty-data.ts'
+import type { Batch } from '../../../src/client/flusher.ts'
 import { asIno } from '../../../src/domain/ids.ts'
 
 const bytes = 8192
@@ -68,3 +70,22 @@ t.test('a layout that another reader drops before it is used is no hole', async 
   })
   t.ok((await read()).equals(old))
 })
+
+t.test(
+  'what is overwritten and freed while it is being read is not read as zeros, before the answer to the commit either',
+  async (t) => {
+    const data = new DirtyData()
+    data.write(0n, Buffer.alloc(4096, 'n'))
+    const batch: Partial<Batch> = { data, bytes: 4096 }
+    let reads = 0
+    const { read } = startReader({
+      fetch: (inode) => {
+        if (reads++ > 0) return old.subarray(4096)
+        inode.batches.push(batch as Batch)
+        return Buffer.concat([Buffer.alloc(4096), old.subarray(4096)])
+      },
+    })
+    t.ok((await read()).equals(Buffer.concat([Buffer.alloc(4096, 'n'), old.subarray(4096)])))
+    t.equal(reads, 2)
+  },
+)
