@@ -33,6 +33,9 @@ export interface FileChangesOptions {
   inodeOperations: InodeOperations
 }
 
+/** Keeps the exclusive locks until what it gives is called, once. */
+type Hold = () => () => void
+
 export class FileChanges {
   readonly #core: ClientCore
   readonly #handles: Handles
@@ -96,7 +99,7 @@ export class FileChanges {
     }
     return this.#exclusively([inode], signal, async (hold) => {
       if (file !== undefined) checkLocks(file)
-      return this.#asExtentsIfNeeded(inode, signal, () => this.#inodeOperations.change(request, signal, hold()))
+      return this.#asExtentsIfNeeded(inode, signal, hold, () => this.#inodeOperations.change(request, signal, hold()))
     })
   }
 
@@ -108,7 +111,7 @@ export class FileChanges {
         checkLocks(file)
         await this.#killPrivileges(context, inode, signal)
         const request: Operation = { $case: 'fallocate', value: { ino: inode.ino, mode, offset, length } }
-        await this.#asExtentsIfNeeded(inode, signal, async () => {
+        await this.#asExtentsIfNeeded(inode, signal, hold, async () => {
           const end = this.#core.changesInFlight.begin([inode.ino])
           const letGo = hold()
           await this.#core.call(request, 'attributesAndLease', signal, {
@@ -170,7 +173,7 @@ export class FileChanges {
           return copied
         }
         // Inline content cannot be shared: first the target's becomes extents, then the source's.
-        return this.#asExtentsIfNeeded(to, signal, () => this.#asExtentsIfNeeded(from, signal, copy))
+        return this.#asExtentsIfNeeded(to, signal, hold, () => this.#asExtentsIfNeeded(from, signal, hold, copy))
       })
     })
   }
@@ -188,18 +191,22 @@ export class FileChanges {
     this.#core.learnChanged([inode])
   }
 
-  async #asExtentsIfNeeded<T>(inode: Inode, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  async #asExtentsIfNeeded<T>(inode: Inode, signal: AbortSignal, hold: Hold, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (caught) {
       if (!(caught instanceof PosixError) || caught.code !== 'EOPNOTSUPP') throw caught
-      if (!(await this.#makeExtents(inode, signal))) throw caught
+      if (!(await this.#makeExtents(inode, signal, hold))) throw caught
       return work()
     }
   }
 
-  /** Commits inline content as extents; false when it is not inline. Under the exclusive lock, nothing is buffered. */
-  async #makeExtents(inode: Inode, signal: AbortSignal): Promise<boolean> {
+  /**
+   * Commits inline content as extents; false when it is not inline. Throws why it cannot be; nothing is lost then.
+   * Under the exclusive lock, nothing is buffered.
+   */
+  async #makeExtents(inode: Inode, signal: AbortSignal, hold: Hold): Promise<boolean> {
+    const rewriting: Inode['rewriting'] = { refused: undefined }
     const pin = await this.#fileIo.pinForWriting(inode, signal)
     try {
       if (inode.inline === undefined && inode.segments.size === 0) {
@@ -208,7 +215,7 @@ export class FileChanges {
       const content = inode.inline
       if (content === undefined || content.length === 0) return false
       this.#budget.force(content.length)
-      inode.avoidInline = true
+      inode.rewriting = rewriting
       inode.planned = { kind: 'inline', content }
       inode.dirty.write(0n, content)
       inode.localSize = inode.size
@@ -216,11 +223,13 @@ export class FileChanges {
     } finally {
       pin.release()
     }
-    try {
-      await orAborted(this.#flusher.flush(inode, { sync: false }), signal)
-    } finally {
-      inode.avoidInline = false
-    }
+    const letGo = hold()
+    const flushed = this.#flusher.flush(inode, { sync: false }).finally(() => {
+      inode.rewriting = undefined
+      letGo()
+    })
+    await orAborted(flushed, signal)
+    if (rewriting.refused !== undefined) throw rewriting.refused
     return true
   }
 
@@ -228,11 +237,7 @@ export class FileChanges {
    * The locks stay until everything that `hold` gave is called: when the outcome of what was sent is known, also when nobody waits for it
    * any more. What is written before that would be placed by the old size.
    */
-  async #exclusively<T>(
-    inodes: readonly Inode[],
-    signal: AbortSignal,
-    work: (hold: () => () => void) => Promise<T>,
-  ): Promise<T> {
+  async #exclusively<T>(inodes: readonly Inode[], signal: AbortSignal, work: (hold: Hold) => Promise<T>): Promise<T> {
     // In the order of their numbers, so that two such operations cannot wait for each other.
     const ordered = [...new Set(inodes)].toSorted((a, b) => (a.ino < b.ino ? -1 : 1))
     const releases: (() => void)[] = []

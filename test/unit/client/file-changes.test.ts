@@ -81,3 +81,16 @@ t.test('a file that is emptied while it is being read keeps nothing of what it w
     t.same(await b.read(caller(), await openByName(b, `f${size}`), 0n, 100), wanted, 'elsewhere')
   }
 })
+
+t.test(
+  'a file that lives in its inode, and no room for it elsewhere: who needs that is told, and nothing is lost',
+  async (t) => {
+    const cluster = await startInProcessCluster(t, { servers: 1 })
+    const fs = await cluster.mount()
+    const { handle, ino } = await create(fs, 'file', name('content'))
+    t.equal(await code(fs.fallocate(caller(), handle, 0, 0n, 20_000n)), 'ENOSPC')
+    t.equal(await code(fs.setattr(caller(), ino, { size: 20_000n }, handle)), 'ENOSPC')
+    t.equal(await code(fs.fsync(caller(), handle, false)), 'none')
+    t.equal((await fs.read(caller(), handle, 0n, 100)).toString(), 'content')
+  },
+)
