@@ -33,6 +33,9 @@ export interface FileChangesOptions {
   inodeOperations: InodeOperations
 }
 
+/** Keeps the exclusive locks until what it gives is called, once. */
+type Hold = () => () => void
+
 export class FileChanges {
   readonly #core: ClientCore
   readonly #handles: Handles
@@ -94,29 +97,28 @@ export class FileChanges {
         return this.#core.madeEntry(here, 0)
       }
     }
-    const release = await inode.lock.exclusive(signal)
-    try {
-      await orAborted(this.#flusher.flush(inode, { sync: false }), signal)
+    return this.#exclusively([inode], signal, async (hold) => {
       if (file !== undefined) checkLocks(file)
-      return await this.#asExtentsIfNeeded(inode, signal, () => this.#inodeOperations.change(request, signal))
-    } finally {
-      release()
-    }
+      return this.#asExtentsIfNeeded(inode, signal, hold, () => this.#inodeOperations.change(request, signal, hold()))
+    })
   }
 
   fallocate(context: Context, handle: Handle, mode: number, offset: bigint, length: bigint): Promise<void> {
     return this.#core.run(context, (signal) => {
       const file = this.#handles.file(handle)
       const { inode } = file
-      return this.#exclusively([file], signal, async () => {
+      return this.#exclusively([inode], signal, async (hold) => {
+        checkLocks(file)
         await this.#killPrivileges(context, inode, signal)
         const request: Operation = { $case: 'fallocate', value: { ino: inode.ino, mode, offset, length } }
-        await this.#asExtentsIfNeeded(inode, signal, async () => {
+        await this.#asExtentsIfNeeded(inode, signal, hold, async () => {
           const end = this.#core.changesInFlight.begin([inode.ino])
+          const letGo = hold()
           await this.#core.call(request, 'attributesAndLease', signal, {
             outcome: (result) => {
               end()
               if (result?.$case === 'attributesAndLease') this.#changed(inode.ino, result.value)
+              letGo()
             },
           })
         })
@@ -142,7 +144,8 @@ export class FileChanges {
       const files = [this.#handles.file(source.handle), this.#handles.file(target.handle)] as const
       const [{ inode: from }, { inode: to }] = files
       if (length === 0n) return Promise.resolve(0n)
-      return this.#exclusively(files, signal, async () => {
+      return this.#exclusively([from, to], signal, async (hold) => {
+        for (const file of files) checkLocks(file)
         await this.#killPrivileges(context, to, signal)
         const request: Operation = {
           $case: 'copyFileRange',
@@ -159,16 +162,18 @@ export class FileChanges {
           for (const chunkId of from.unsynced) to.unsynced.add(chunkId)
           to.unsyncedComplete &&= from.unsyncedComplete
           const end = this.#core.changesInFlight.begin([to.ino])
+          const letGo = hold()
           const { copied } = await this.#core.call(request, 'copyFileRange', signal, {
             outcome: (result) => {
               end()
               if (result?.$case === 'copyFileRange') this.#changed(to.ino, result.value)
+              letGo()
             },
           })
           return copied
         }
         // Inline content cannot be shared: first the target's becomes extents, then the source's.
-        return this.#asExtentsIfNeeded(to, signal, () => this.#asExtentsIfNeeded(from, signal, copy))
+        return this.#asExtentsIfNeeded(to, signal, hold, () => this.#asExtentsIfNeeded(from, signal, hold, copy))
       })
     })
   }
@@ -186,18 +191,22 @@ export class FileChanges {
     this.#core.learnChanged([inode])
   }
 
-  async #asExtentsIfNeeded<T>(inode: Inode, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  async #asExtentsIfNeeded<T>(inode: Inode, signal: AbortSignal, hold: Hold, work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (caught) {
       if (!(caught instanceof PosixError) || caught.code !== 'EOPNOTSUPP') throw caught
-      if (!(await this.#makeExtents(inode, signal))) throw caught
+      if (!(await this.#makeExtents(inode, signal, hold))) throw caught
       return work()
     }
   }
 
-  /** Commits inline content as extents; false when it is not inline. Under the exclusive lock, nothing is buffered. */
-  async #makeExtents(inode: Inode, signal: AbortSignal): Promise<boolean> {
+  /**
+   * Commits inline content as extents; false when it is not inline. Throws why it cannot be; nothing is lost then.
+   * Under the exclusive lock, nothing is buffered.
+   */
+  async #makeExtents(inode: Inode, signal: AbortSignal, hold: Hold): Promise<boolean> {
+    const rewriting: Inode['rewriting'] = { refused: undefined }
     const pin = await this.#fileIo.pinForWriting(inode, signal)
     try {
       if (inode.inline === undefined && inode.segments.size === 0) {
@@ -206,7 +215,7 @@ export class FileChanges {
       const content = inode.inline
       if (content === undefined || content.length === 0) return false
       this.#budget.force(content.length)
-      inode.avoidInline = true
+      inode.rewriting = rewriting
       inode.planned = { kind: 'inline', content }
       inode.dirty.write(0n, content)
       inode.localSize = inode.size
@@ -214,27 +223,40 @@ export class FileChanges {
     } finally {
       pin.release()
     }
-    try {
-      await orAborted(this.#flusher.flush(inode, { sync: false }), signal)
-    } finally {
-      inode.avoidInline = false
-    }
+    const letGo = hold()
+    const flushed = this.#flusher.flush(inode, { sync: false }).finally(() => {
+      inode.rewriting = undefined
+      letGo()
+    })
+    await orAborted(flushed, signal)
+    if (rewriting.refused !== undefined) throw rewriting.refused
     return true
   }
 
-  async #exclusively<T>(files: readonly FileHandle[], signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  /**
+   * The locks stay until everything that `hold` gave is called: when the outcome of what was sent is known, also when nobody waits for it
+   * any more. What is written before that would be placed by the old size.
+   */
+  async #exclusively<T>(inodes: readonly Inode[], signal: AbortSignal, work: (hold: Hold) => Promise<T>): Promise<T> {
     // In the order of their numbers, so that two such operations cannot wait for each other.
-    const ordered = [...new Set(files.map(({ inode }) => inode))].toSorted((a, b) => (a.ino < b.ino ? -1 : 1))
+    const ordered = [...new Set(inodes)].toSorted((a, b) => (a.ino < b.ino ? -1 : 1))
     const releases: (() => void)[] = []
     for (const inode of ordered) inode.users++
+    let holders = 1
+    const letGo = (): void => {
+      if (--holders > 0) return
+      for (const release of releases) release()
+      for (const inode of ordered) this.#core.inodes.release(inode)
+    }
     try {
       for (const inode of ordered) releases.push(await inode.lock.exclusive(signal))
       await orAborted(Promise.all(ordered.map((inode) => this.#flusher.flush(inode, { sync: false }))), signal)
-      for (const file of files) checkLocks(file)
-      return await work()
+      return await work(() => {
+        holders++
+        return letGo
+      })
     } finally {
-      for (const release of releases) release()
-      for (const inode of ordered) this.#core.inodes.release(inode)
+      letGo()
     }
   }
 }

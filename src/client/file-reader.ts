@@ -82,10 +82,14 @@ export class FileReader {
     for (let attempt = 1; attempt <= attemptsMax; attempt++) {
       const pin = await this.#pinLayout(inode, range, following, signal)
       try {
+        // Another reader may have dropped the layout since it was looked at.
+        if (!isKnown(inode, range)) continue
         const plan = planOf(inode, range)
         if (pattern?.ahead !== undefined && attempt === 1) this.#fetchAhead(inode, pattern.ahead)
         const found = await this.#fetch(plan, pattern?.sequential ?? false, signal)
-        const same = plan.layoutVersion === inode.layoutVersion || sameWants(plan, planOf(inode, range))
+        // What is on its way may be committed already, and what it replaced freed.
+        const isUnchanged = plan.layoutVersion === inode.layoutVersion && inode.batches.length === 0
+        const same = isUnchanged || sameWants(plan, planOf(inode, range))
         // Once the lease may have ended, others may have replaced what was read, and freed it.
         if (same && !pin.lost && this.#options.isConfirmed()) return found
         giveBackBuffer(found)
@@ -109,13 +113,12 @@ export class FileReader {
 
   async #pinLayout(
     inode: Inode,
-    { offset, length }: { offset: bigint; length: number },
+    range: { offset: bigint; length: number },
     following: readonly Ino[],
     signal: AbortSignal | undefined,
   ): Promise<{ lost: boolean; release(): void }> {
     const { leases } = this.#options
-    const first = offset >> segmentShift
-    const last = (offset + BigInt(Math.max(length, 1)) - 1n) >> segmentShift
+    const { first, last } = segmentsOf(range)
     for (let attempt = 1; attempt <= attemptsMax; attempt++) {
       const missing = firstMissing(inode, first, last)
       if (missing === undefined) {
@@ -275,6 +278,16 @@ const firstMissing = (inode: Inode, first: bigint, last: bigint): bigint | undef
     if (!inode.segments.has(index)) return index
   }
   return undefined
+}
+
+const segmentsOf = ({ offset, length }: { offset: bigint; length: number }): { first: bigint; last: bigint } => ({
+  first: offset >> segmentShift,
+  last: (offset + BigInt(Math.max(length, 1)) - 1n) >> segmentShift,
+})
+
+const isKnown = (inode: Inode, range: { offset: bigint; length: number }): boolean => {
+  const { first, last } = segmentsOf(range)
+  return firstMissing(inode, first, last) === undefined
 }
 
 /** What makes up a range at this moment. Buffered bytes are copied now, because they may change. */

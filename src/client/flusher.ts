@@ -178,8 +178,10 @@ export class Flusher {
   /** Drops everything that is buffered of a file. */
   fail(inode: Inode, code: ErrnoName, why: unknown): void {
     if (!inode.buffered) return
-    this.#options.log.error('buffered data of a file is lost', { ino: inode.ino, code, cause: why })
-    inode.errors.record(code)
+    if (inode.rewriting === undefined) {
+      this.#options.log.error('buffered data of a file is lost', { ino: inode.ino, code, cause: why })
+      inode.errors.record(code)
+    } else inode.rewriting.refused = new PosixError(code, 'inline content could not be stored as extents')
     if (code === 'ENOSPC') this.#options.room.refused()
     this.discard(inode)
   }
@@ -321,7 +323,7 @@ export class Flusher {
       if (batch.phase.kind !== 'appending') return
       const { planned } = inode
       if (planned.kind === 'inline') {
-        const keeps = batch.size <= BigInt(this.#options.inlineBytesMax()) && !inode.avoidInline
+        const keeps = batch.size <= BigInt(this.#options.inlineBytesMax()) && inode.rewriting === undefined
         if (keeps) {
           const length = Math.max(Number(batch.size), planned.content.length)
           const content = Buffer.alloc(length)

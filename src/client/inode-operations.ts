@@ -51,10 +51,14 @@ export class InodeOperations {
     return this.#core.learn(attributes, lease)
   }
 
-  /** Changes attributes at the master. What is buffered is the caller's business. */
-  async change(request: SetattrRequest, signal: AbortSignal): Promise<Entry> {
+  /** Changes attributes at the master. What is buffered is the caller's business. `known`: its outcome is, however late. */
+  async change(request: SetattrRequest, signal: AbortSignal, known?: () => void): Promise<Entry> {
     const here = this.#core.writeBehind.setattr(request)
-    if (here !== undefined) return this.#core.madeEntry(here, 0)
+    if (here !== undefined) {
+      if (request.size !== undefined) this.#core.inodes.get(asIno(request.ino))?.dropLayout()
+      known?.()
+      return this.#core.madeEntry(here, 0)
+    }
     const operation: Operation = { $case: 'setattr', value: request }
     const ino = asIno(request.ino)
     const under = this.#core.leases.cached(ino)
@@ -62,9 +66,11 @@ export class InodeOperations {
     const { attributes, lease } = await this.#core.call(operation, 'attributesAndLease', signal, {
       outcome: (result) => {
         end()
-        if (result?.$case !== 'attributesAndLease') return
-        if (request.size !== undefined) this.#core.inodes.get(ino)?.dropLayout()
-        this.#core.learnChanged([result.value])
+        if (result?.$case === 'attributesAndLease') {
+          if (request.size !== undefined) this.#core.inodes.get(ino)?.dropLayout()
+          this.#core.learnChanged([result.value])
+        }
+        known?.()
       },
     })
     return this.#core.madeEntry(this.#core.learn(attributes, lease, under), 0)

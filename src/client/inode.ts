@@ -9,6 +9,7 @@
  * Invariant: an inode is in the table while something needs it: a user, a handle, buffered data. Those that only have an error that nobody
  * was told stay, too, the last `untoldMax`, and those that only have a layout that is right under a lease, the last `idleMax`.
  */
+import type { PosixError } from '../domain/errors.ts'
 import type { Extent } from '../domain/extents.ts'
 import type { ChunkId, Ino } from '../domain/ids.ts'
 import { blockBytes } from '../domain/limits.ts'
@@ -62,8 +63,11 @@ export class Inode {
   replacesSynced = false
   /** How the newest batch leaves the file. */
   planned: { kind: 'unknown' } | { kind: 'inline'; content: Buffer } | { kind: 'extents' } = { kind: 'unknown' }
-  /** The next batch must not be inline: something needs extents. */
-  avoidInline = false
+  /**
+   * Set while inline content is committed as extents because something needs them: no batch may be inline, and what is buffered is a copy.
+   * `refused`: why that was not possible.
+   */
+  rewriting: { refused: PosixError | undefined } | undefined
   committing = false
   deciding: Promise<void> = Promise.resolve()
 
