@@ -6,6 +6,8 @@
  * for its next request. What a page brings under leases is noted when it arrives; of an entry of a kept page those attributes are told
  * that are known at that moment, because the page's own may be old by then.
  *
+ * What is made after a listing was begun is left out: a program that makes or renames an entry for each that it reads comes to an end.
+ *
  * Invariant: between the moment when an entry with attributes is handed over and the return of `list` nothing is waited for, so that what
  * was said of its validity still holds when the answer goes out. So with `plus` a listing ends with each page.
  */
@@ -60,6 +62,8 @@ export class DirectoryListing {
   readonly #source: ListingSource
   #page: Page | undefined
   #parent: Ino
+  /** Entries from this cookie on were made after the listing was begun; undefined: not known yet. */
+  #bound: bigint | undefined
 
   constructor(ino: Ino, root: Ino, source: ListingSource) {
     this.ino = ino
@@ -70,6 +74,7 @@ export class DirectoryListing {
 
   /** Entries after the cookie until `accept` says false, or with `plus` a page ends; none only at the end of the directory. */
   async list(cookie: bigint, options: { plus: boolean }, accept: (entry: Listed) => boolean): Promise<void> {
+    if (cookie === 0n) this.#bound = undefined
     if (this.#listKnown(cookie, options, accept)) return
     let after = cookie > 2n ? cookie : 0n
     let fetched = await this.#pageAfter(after, options.plus, cookie === 0n)
@@ -78,6 +83,7 @@ export class DirectoryListing {
     for (;;) {
       for (const [index, entry] of fetched.page.entries.entries()) {
         if (entry.cookie <= after) continue
+        if (this.#isNew(entry.cookie)) return
         const listed: Listed = { name: entry.name, ino: asIno(entry.ino), type: entry.type, cookie: entry.cookie }
         const attributes = options.plus ? fetched.attributesOf(index) : undefined
         if (attributes !== undefined) listed.attributes = attributes
@@ -95,6 +101,7 @@ export class DirectoryListing {
     const parent = this.ino === this.#root ? this.#root : names?.parent
     const entries = names?.after(cookie)
     if (entries === undefined) return false
+    this.#bound ??= names?.nextCookie
     let told = 0
     if (cookie < 2n) {
       if (parent === undefined) return false
@@ -103,6 +110,7 @@ export class DirectoryListing {
       told++
     }
     for (const { key, ino, type, cookie } of entries) {
+      if (this.#isNew(cookie)) return true
       const listed: Listed = { name: Buffer.from(key, 'latin1'), ino, type, cookie }
       if (options.plus) {
         const attributes = this.#source.known(ino)
@@ -116,6 +124,10 @@ export class DirectoryListing {
     return true
   }
 
+  #isNew(cookie: bigint): boolean {
+    return this.#bound !== undefined && cookie >= this.#bound
+  }
+
   /** With at least one entry after the cookie, unless that is the end. */
   async #pageAfter(cookie: bigint, plus: boolean, again: boolean): Promise<PageOfEntries> {
     const kept = this.#page
@@ -127,6 +139,7 @@ export class DirectoryListing {
     }
     const { reply, attributes } = await this.#source.fetch({ ino: this.ino, cookie, entriesMax: pageEntries, plus })
     this.#parent = this.ino === this.#root ? this.#root : asIno(reply.parent)
+    if (reply.nextCookie > 0n) this.#bound ??= reply.nextCookie
     const page = { after: cookie, entries: reply.entries, end: reply.end }
     this.#page = page
     return { page, attributesOf: (index) => attributes[index] }

@@ -33,7 +33,7 @@ export interface ListedPage {
   entries: readonly NamedInode[]
   end: boolean
   parent: Ino
-  /** With `end`: the cookie of the next new name; 0 when it was not told. */
+  /** The cookie of the next new name, used with `end`; 0 when it was not told. */
   nextCookie: bigint
 }
 
@@ -66,6 +66,11 @@ export class DirectoryNames {
 
   get size(): number {
     return this.#known.size
+  }
+
+  /** The cookie of the next new name; undefined: not known. */
+  get nextCookie(): bigint | undefined {
+    return this.#nextCookie > 0n ? this.#nextCookie : undefined
   }
 
   get isComplete(): boolean {

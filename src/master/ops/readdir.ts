@@ -60,8 +60,10 @@ export const readdir: Operation<ReaddirRequest> = (tx, request, context) => {
   })
   const lease = context.leases.offer(context.session, ino)
   const end = found.length <= entriesMax
-  const nextCookie = end ? inode.nextCookie : 0n
-  return { $case: 'readdir', value: { entries, end, parent: inode.parent, lease, nextCookie } }
+  return {
+    $case: 'readdir',
+    value: { entries, end, parent: inode.parent, lease, nextCookie: inode.nextCookie },
+  }
 }
 
 /**

@@ -190,6 +190,28 @@ t.test('fallocate and copy_file_range by an ordinary user clear set-id bits, as 
   }
 })
 
+t.test('a listing ends although a name is made for each that it tells', async (t) => {
+  const cluster = await startInProcessCluster(t)
+  const fs = await cluster.mount()
+  const made = Array.from({ length: 600 }, (_, i) => `file-${i}`)
+  for (const name of made) await create(fs, name)
+  const names: string[] = []
+  const { handle } = await fs.opendir(caller(), fs.root)
+  let cookie = 0n
+  for (let told = true; told && names.length < 1500;) {
+    told = false
+    await fs.readdir(caller(), handle, cookie, { plus: false }, (entry) => {
+      if (told) return false
+      told = true
+      cookie = entry.cookie
+      names.push(entry.name.toString())
+      return true
+    })
+    await create(fs, `new-${names.length}`)
+  }
+  t.strictSame(names, ['.', '..', ...made])
+})
+
 t.test('times that were set explicitly survive what was buffered', async (t) => {
   const cluster = await startInProcessCluster(t)
   const fs = await cluster.mount()

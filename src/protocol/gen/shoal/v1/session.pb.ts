@@ -484,7 +484,7 @@ export interface ReaddirReply {
     | Lease
     | undefined;
   /**
-   * With `end`: the cookie that the next new name of the directory will get. Each name that is made gets the next number; one that is put in
+   * The cookie that the next new name of the directory will get. Each name that is made gets the next number; one that is put in
    * the place of another keeps that one's. 0: not told.
    */
   nextCookie: bigint;
