@@ -20,8 +20,6 @@
  * |           | leaves the line; others |                   |                              | or at rest |                   |
  * |           | wait in line            |                   |                              |            |                   |
  *
- * A session that needs several inodes and has to wait for some of them reserves the others: it keeps its place there, or joins the line.
- *
  * Invariant: a holder of a write lease is the only holder.
  * Invariant: `recalling` and `reserved` have a waiter; in `recalling` a holder stands in the first waiter's way, in `reserved` none.
  * Invariant: nobody overtakes a waiter with whose wish its own is in conflict, except who holds what it needs already: a holder
@@ -63,8 +61,6 @@ export type LeaseState =
 export type LeaseEvent =
   /** A session wants to work while others hold at most `allowed`. */
   | { kind: 'ask'; session: SessionId; allowed: Allowed }
-  /** A session that may work here waits for something else first: it keeps its place, or takes one. */
-  | { kind: 'reserve'; session: SessionId; allowed: Allowed }
   /** A session that was told to proceed gets (or keeps a stronger) lease under a new number. */
   | { kind: 'grant'; session: SessionId; mode: HeldMode; grant: bigint }
   /** A session gave its lease back down to this mode. */
@@ -124,10 +120,6 @@ const compatible = (a: Waiter, b: Waiter): boolean =>
 
 const isWaiter = (waiter: Waiter, { session, allowed }: Waiter): boolean =>
   waiter.session === session && waiter.allowed === allowed
-
-/** The session may work at once. */
-export const mayWork = (state: LeaseState, wish: Waiter): boolean =>
-  mayProceed(holdersOf(state), waitersOf(state), wish)
 
 const mayProceed = (holders: Holders, waiters: readonly Waiter[], wish: Waiter): boolean => {
   if (obstructed(holders, wish)) return false
@@ -193,11 +185,6 @@ export const transition = (state: LeaseState, event: LeaseEvent): LeaseStep => {
       }
       const step = move(state, holders, [...waiters, wish], 'others hold more than is allowed, or wait already')
       return { ...step, actions: [{ kind: 'wait' }, ...step.actions] }
-    }
-    case 'reserve': {
-      const wish: Waiter = { session: event.session, allowed: event.allowed }
-      const isInLine = waiters.some((waiter) => isWaiter(waiter, wish))
-      return move(state, holders, isInLine ? waiters : [...waiters, wish], 'it waits for something else')
     }
     case 'grant': {
       const old = holders.get(event.session)

@@ -13,10 +13,10 @@ export type LeaseHold = 'none' | 'read' | 'write'
 
 export interface LeaseGate {
   /**
-   * Undefined when no OTHER session holds more than `allowed` on these inodes, each named once. Otherwise recalls are on their way (started
-   * once, however often this is asked), and the promise resolves when it is worth running again; it never rejects.
+   * Undefined when no OTHER session holds more than `allowed` on the inode. Otherwise recalls are on their way (started once, however
+   * often this is asked), and the promise resolves when it is worth running again; it never rejects.
    */
-  reduceOthers(session: SessionId, inos: readonly Ino[], allowed: 'none' | 'read'): Promise<void> | undefined
+  reduceOthers(session: SessionId, ino: Ino, allowed: 'none' | 'read'): Promise<void> | undefined
   /** Who asked, was told to wait and does not want it any more. */
   leave(session: SessionId, ino: Ino, allowed: 'none' | 'read'): void
   /** Others are to give back what they hold of the inode, for a change that is likely; nobody waits for it. */

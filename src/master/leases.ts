@@ -13,7 +13,7 @@
 import { PosixError } from '../domain/errors.ts'
 import type { Ino, SessionId } from '../domain/ids.ts'
 import type { Allowed, HeldMode, LeaseEvent, LeaseMode, LeaseState } from '../domain/lease.ts'
-import { freeLease, heldMode, holdersOf, mayWork, transition } from '../domain/lease.ts'
+import { freeLease, heldMode, holdersOf, transition } from '../domain/lease.ts'
 import { RecentRate } from '../domain/recent-rate.ts'
 import type { Clock, Timer } from '../platform/clock.ts'
 import type { Log } from '../platform/log.ts'
@@ -114,58 +114,30 @@ export class LeaseTable implements LeaseGate {
   }
 
   /**
-   * undefined when no other session holds more than `allowed` of these inodes and it is this session's turn; otherwise a promise that
-   * resolves when it is worth asking again. ESTALE when the session has ended.
+   * undefined when no other session holds more than `allowed` and it is this session's turn; otherwise a promise that resolves when it
+   * is worth asking again. ESTALE when the session has ended.
    */
-  reduceOthers(session: SessionId, inos: readonly Ino[], allowed: Allowed): Promise<void> | undefined {
+  reduceOthers(session: SessionId, ino: Ino, allowed: Allowed): Promise<void> | undefined {
     if (!this.#options.isAlive(session)) throw new PosixError('ESTALE', 'the session has ended')
-    // The common case costs one look-up each and leaves nothing behind.
-    if (!inos.some((ino) => this.#states.has(ino))) return undefined
-    const isFree = (ino: Ino): boolean => mayWork(this.#states.get(ino) ?? freeLease, { session, allowed })
-    const obstructed = inos.filter((ino) => !isFree(ino))
-    if (obstructed.length === 0) {
-      for (const ino of inos) if (this.#states.has(ino)) this.#proceed(session, ino, allowed)
-      return undefined
-    }
-    // Whoever waited for one after the other would find the first one taken again, for as long as others go on working there.
-    for (const ino of inos) if (isFree(ino)) this.#reserve(session, ino, allowed)
-    const promises = obstructed.map((ino) => this.#wait(session, ino, allowed))
-    return promises.length === 1 ? promises[0] : Promise.all(promises).then(() => undefined)
-  }
-
-  #proceed(session: SessionId, ino: Ino, allowed: Allowed): void {
+    // The common case costs one look-up and leaves nothing behind.
+    if (!this.#states.has(ino)) return undefined
+    const proceed = this.#apply(ino, { kind: 'ask', session, allowed })
     const key = waitingKey(session, allowed)
     const waiting = this.#waiting.get(ino)
     const entry = waiting?.get(key)
-    this.#apply(ino, { kind: 'ask', session, allowed })
-    entry?.reservation?.cancel()
-    entry?.wake()
-    waiting?.delete(key)
-    this.#tidy(ino)
-  }
-
-  #wait(session: SessionId, ino: Ino, allowed: Allowed): Promise<void> {
-    this.#apply(ino, { kind: 'ask', session, allowed })
-    const entry = this.#waiting.get(ino)?.get(waitingKey(session, allowed))
+    if (proceed) {
+      entry?.reservation?.cancel()
+      entry?.wake()
+      waiting?.delete(key)
+      this.#tidy(ino)
+      return undefined
+    }
     if (entry && !entry.reservation) return entry.promise
     entry?.reservation?.cancel()
-    return this.#enter(session, ino, allowed).promise
-  }
-
-  /** Nobody stands in the way here: nobody comes in between for a while either. */
-  #reserve(session: SessionId, ino: Ino, allowed: Allowed): void {
-    this.#waiting.get(ino)?.get(waitingKey(session, allowed))?.reservation?.cancel()
-    const entry = this.#enter(session, ino, allowed)
-    this.#apply(ino, { kind: 'reserve', session, allowed })
-    if (!entry.reservation) this.#wake(ino, session, allowed)
-  }
-
-  #enter(session: SessionId, ino: Ino, allowed: Allowed): Waiting {
     const fresh = newWaiting()
-    const waiting = this.#waiting.get(ino)
-    if (waiting) waiting.set(waitingKey(session, allowed), fresh)
-    else this.#waiting.set(ino, new Map([[waitingKey(session, allowed), fresh]]))
-    return fresh
+    if (waiting) waiting.set(key, fresh)
+    else this.#waiting.set(ino, new Map([[key, fresh]]))
+    return fresh.promise
   }
 
   /**
@@ -350,7 +322,7 @@ export class LeaseTable implements LeaseGate {
     const { state, actions } = transition(before, event)
     if (state.kind === 'free') this.#states.delete(ino)
     else this.#states.set(ino, state)
-    if (state !== before && event.kind !== 'ask' && event.kind !== 'reserve') this.#account(ino, state, event.session)
+    if (state !== before && event.kind !== 'ask') this.#account(ino, state, event.session)
     let granted = true
     for (const action of actions) {
       switch (action.kind) {

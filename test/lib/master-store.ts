@@ -65,13 +65,11 @@ export const fakeCluster = (): FakeCluster => {
   const strength: Record<LeaseHold, number> = { none: 0, read: 1, write: 2 }
   let grants = 0n
   const gate: LeaseGate = {
-    reduceOthers: (asking, inos, allowed) => {
-      const conflicts = inos.filter((ino) =>
-        [...(cluster.leases.get(ino) ?? [])].some(
-          ([holder, mode]) => holder !== asking && strength[mode] > strength[allowed],
-        ),
+    reduceOthers: (asking, ino, allowed) => {
+      const conflict = [...(cluster.leases.get(ino) ?? [])].some(
+        ([holder, mode]) => holder !== asking && strength[mode] > strength[allowed],
       )
-      return conflicts.length > 0 ? Promise.all(conflicts.map(cluster.recall)).then(() => undefined) : undefined
+      return conflict ? cluster.recall(ino) : undefined
     },
     writtenByOther: (asking, ino) =>
       [...(cluster.leases.get(ino) ?? [])].some(([holder, mode]) => holder !== asking && mode === 'write'),

@@ -219,10 +219,9 @@ const journalLeases = (session: SessionId, leases: LeaseGate): LeaseGate => {
     return none(ino)
   }
   return {
-    reduceOthers: (_session, inos) => {
-      const other = inos.find((ino) => held(session, ino) !== 'write')
-      if (other === undefined) return undefined
-      throw new PosixError('ESTALE', `no write lease on inode ${other}`)
+    reduceOthers: (_session, ino) => {
+      if (held(session, ino) === 'write') return undefined
+      throw new PosixError('ESTALE', `no write lease on inode ${ino}`)
     },
     leave: () => undefined,
     hurryOthers: () => undefined,

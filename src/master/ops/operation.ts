@@ -94,10 +94,15 @@ export const writableIf = (context: OpContext, inos: readonly Ino[], check: () =
 }
 
 const reduceOthers = ({ leases, session }: OpContext, inos: readonly Ino[], allowed: 'none' | 'read'): void => {
-  const waiting = leases.reduceOthers(session, [...new Set(inos)], allowed)
+  let waiting: Promise<void>[] | undefined
+  // Each once: who is let through has left the line, and would have to join it again behind the others.
+  for (const ino of new Set(inos)) {
+    const promise = leases.reduceOthers(session, ino, allowed)
+    if (promise !== undefined) (waiting ??= []).push(promise)
+  }
   if (waiting === undefined) return
   const places = new Map(inos.map((ino) => [`${ino}/${allowed}`, () => leases.leave(session, ino, allowed)]))
-  throw new Blocked(waiting, places)
+  throw new Blocked(waiting.length === 1 ? waiting[0]! : Promise.all(waiting).then(() => undefined), places)
 }
 
 /** The inode with changes, one step further in its `change` count. ctime is now unless the changes say otherwise. */
