@@ -9,7 +9,7 @@
  *   that lost something is broken for good.
  * - drop(address): every connection to a listener breaks at once, on both sides; what was under way is lost.
  * - loseReplies(address, count): the next `count` answers of a listener are lost: for a call, the handler runs to its end and the
- *   caller gets no answer; for a stream, the message from the listener is lost and the stream breaks.
+ *   caller gets no answer; for a stream, the message from the listener is lost and the stream breaks. `lost` is called with each.
  * - Closing a listener drops its connections. Messages are copied, so nobody shares memory with the sender.
  * Not modelled: duplication and reordering within a stream (TCP excludes them), corruption, slow links.
  */
@@ -42,7 +42,7 @@ export interface MemoryNetwork {
   cut(hostA: string, hostB: string): void
   heal(hostA: string, hostB: string): void
   drop(address: string): void
-  loseReplies(address: string, count: number): void
+  loseReplies(address: string, count: number, lost?: () => void): void
   /** Streams that are open at the moment, counted once each. */
   streamsOpen(): number
 }
@@ -52,7 +52,8 @@ interface Listening {
   services: Services
   pipes: Set<Pipe>
   calls: Set<AbortController>
-  repliesToLose: number
+  /** For each reply that is to be lost, what is called then. */
+  repliesToLose: (() => void)[]
 }
 
 interface Timing {
@@ -267,9 +268,8 @@ class MemoryNet implements MemoryNetwork {
     for (const call of listening.calls) call.abort(lost('the connection was dropped'))
   }
 
-  loseReplies(address: string, count: number): void {
-    const listening = this.listening.get(address)
-    if (listening) listening.repliesToLose += count
+  loseReplies(address: string, count: number, lost: () => void = () => undefined): void {
+    for (let i = 0; i < count; i++) this.listening.get(address)?.repliesToLose.push(lost)
   }
 
   streamsOpen(): number {
@@ -303,9 +303,9 @@ class MemoryTransport implements Transport {
       silenceMs: net.silenceMs,
       isCut: () => net.isCut(this.host, targetHost),
       loses: (from) => {
-        if (from === 0 || !listening || listening.repliesToLose === 0) return false
-        listening.repliesToLose -= 1
-        return true
+        const lost = from === 0 ? undefined : listening?.repliesToLose.shift()
+        lost?.()
+        return lost !== undefined
       },
       over: () => {
         net.pipes.delete(pipe)
@@ -372,10 +372,9 @@ class MemoryTransport implements Transport {
         listening.calls.delete(controller)
         net.timing.deliver(() => {
           if (isCut()) return
-          if (listening.repliesToLose > 0) {
-            listening.repliesToLose -= 1
-            settle(() => reject(lost(`the reply of ${address} was lost`)))
-          } else settle(act)
+          const onLost = listening.repliesToLose.shift()
+          onLost?.()
+          settle(onLost ? () => reject(lost(`the reply of ${address} was lost`)) : act)
         })
       }
       net.timing.deliver(() => {
@@ -410,7 +409,7 @@ class MemoryTransport implements Transport {
     if (this.net.listening.has(bound)) {
       throw new UsageError(`cannot listen on ${address}: the address is in use by another process`)
     }
-    this.net.listening.set(bound, { host: this.host, services, pipes: new Set(), calls: new Set(), repliesToLose: 0 })
+    this.net.listening.set(bound, { host: this.host, services, pipes: new Set(), calls: new Set(), repliesToLose: [] })
     return {
       address: bound,
       close: async () => {

@@ -3,7 +3,7 @@
  * server, a mount or everything at once ends with SIGKILL and is started again. At the end every file is compared with the manifests
  * through every mount.
  *
- * usage: npm run test:soak -- [--minutes N] [--seed N]      default: 60 minutes
+ * usage: npm run test:soak -- [--minutes N] [--seed N]      default: 60 minutes; SIGINT and SIGTERM end the writing, then it compares as ever
  *
  * An error that reaches a program counts, unless its own mount was killed. Anything lost ends the run. Exit code 1 when there was either.
  */
@@ -109,9 +109,8 @@ const writer = (
   return { ended }
 }
 
-const soak = async (cluster: Cluster, tally: Tally, minutes: number): Promise<void> => {
+const soak = async (cluster: Cluster, tally: Tally, minutes: number, stop: AbortController): Promise<void> => {
   const random = seededRandom(Number(values.seed))
-  const stop = new AbortController()
   /** How often each mount was killed, and its being there again. */
   const deaths = Array.from({ length: mounts }, () => 0)
   const back: Promise<unknown>[] = Array.from({ length: mounts }, () => Promise.resolve())
@@ -211,9 +210,8 @@ const passed = (): boolean => tally.errors.length + tally.lost.length === 0
 const tearDown = async (): Promise<void> => {
   for (const handler of teardowns.splice(0)) await handler()
 }
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => void tearDown().finally(() => process.exit(130)))
-}
+const stop = new AbortController()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stop.abort())
 const minutes = Number(values.minutes)
 say(`seed ${values.seed}, ${minutes} minutes`)
 try {
@@ -226,7 +224,7 @@ try {
     { servers: 4, copies: 3, mounts, masterArgs: ['--repair-delay', '5s'] },
   )
   await mkdir(join(cluster.directory, 'manifests'))
-  await soak(cluster, tally, minutes)
+  await soak(cluster, tally, minutes, stop)
 } catch (caught) {
   tally.errors.push(caught instanceof Error ? (caught.stack ?? caught.message) : String(caught))
 } finally {

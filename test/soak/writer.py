@@ -54,14 +54,21 @@ class Manifest:
         self.offset = 0
         self.allowed = {}
 
-    def read(self):
+    def news(self):
+        """The entries since the last look. A line that is not yet whole counts the next time, and nothing after it is looked at."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self.offset += len(line)
-                self.take(json.loads(line))
+                entry = json.loads(line)
+                self.take(entry)
+                yield entry
+
+    def read(self):
+        for _ in self.news():
+            pass
         return self
 
     def take(self, entry):
@@ -266,7 +273,6 @@ class Writer:
         if not os.path.exists(peer.path):
             return
         before = {key: list(peer.read().states(key)) for key in (k, f"block{index}")}
-        offset = peer.offset
         try:
             found, twice = find(peer.owner, k), False
         except Lost:
@@ -277,12 +283,9 @@ class Writer:
                 content = os.pread(file.fileno(), block_bytes, index * block_bytes)
         except FileNotFoundError:
             pass
-        with open(peer.path, "rb") as file:
-            file.seek(offset)
-            for line in file:
-                entry = json.loads(line) if line.endswith(b"\n") else {"k": None}
-                if entry["k"] in before:
-                    before[entry["k"]].append(entry["to"])
+        for entry in peer.news():
+            if entry["k"] in before:
+                before[entry["k"]].append(entry["to"])
         allowed = before[k]
         if not twice:
             judge(peer.owner, k, found, allowed, moving=True)

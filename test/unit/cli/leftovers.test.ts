@@ -1,5 +1,6 @@
 /** What `shoal up` ends before it starts: its own of before, and nobody else's. */
 import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import t from 'tap'
 import { endLeftovers } from '../../../src/cli/up-command.ts'
@@ -14,7 +15,8 @@ t.test('a process that was given the id of one of before is left alone', async (
   }
   const stranger = start('master', '--data=/srv/shoal')
   const leftover = start('master', '--exit-with-parent', '5000')
+  const ended = once(leftover, 'exit')
   await endLeftovers([stranger.pid!, leftover.pid!])
-  t.equal(leftover.signalCode, 'SIGTERM')
+  t.same(await ended, [null, 'SIGTERM'])
   t.equal(stranger.signalCode, null)
 })

@@ -42,9 +42,9 @@ t.test('who appends after a truncate or fallocate that was given up appends to t
     const log = await openByName(a, text, O_RDWR | O_APPEND)
     const giveUp = new AbortController()
     // It is carried out, and nobody learns it before the master can be reached again.
-    cluster.network.loseReplies(cluster.masterAddress, 1)
+    const lost = new Promise<void>((resolve) => cluster.network.loseReplies(cluster.masterAddress, 1, resolve))
     const changing = code(change(ino, handle, giveUp.signal))
-    await pause(30)
+    await lost
     cluster.network.cut('client1', 'master')
     cluster.network.drop(cluster.masterAddress)
     giveUp.abort()
