@@ -55,7 +55,7 @@ export const mutations: readonly Mutation[] = [
   {
     name: 'a restarted master does not wait for its sessions',
     file: 'src/master/session-service.ts',
-    find: "if (sessions.isRecovering && request.op?.$case !== 'endSession') await recovered(sessions.recovered, signal)",
+    find: 'if (!(await isRepeat(store, session.id, request.id))) await recovered(sessions.recovered, signal)',
     replace: '',
   },
   {

@@ -6,6 +6,7 @@
  */
 import type { Handle } from '../../../src/client/file-system.ts'
 import type { Ino } from '../../../src/domain/ids.ts'
+import type { Life } from '../../lib/simulated-time.ts'
 import { registerViolation } from '../checkers/register.ts'
 import type { RegisterOperation } from '../checkers/register.ts'
 import { isErrno, openFlags } from '../mount.ts'
@@ -24,9 +25,12 @@ interface Slot {
 
 interface Access extends RegisterOperation {
   client: number
+  life: Life
   file: number
   synced: boolean
-  /** When what its client had buffered was lost. */
+  /** Whether its call is still waited for. */
+  isUnderWay: boolean
+  /** When what its client had buffered was lost for the last time. */
   lostAt: number
 }
 
@@ -98,8 +102,11 @@ export class Registers implements Workload {
 
   lost(client: SimulatedClient): void {
     const now = this.#now++
-    for (const access of this.#unsynced.get(client.index) ?? []) access.lostAt = now
-    this.#unsynced.delete(client.index)
+    const own = this.#unsynced.get(client.index) ?? []
+    for (const access of own) access.lostAt = now
+    // What waited for the master is carried out in the next session, and may be lost with that one.
+    const waiting = own.filter(({ isUnderWay, life }) => isUnderWay && life.alive)
+    this.#unsynced.set(client.index, waiting)
   }
 
   async check(mounts: readonly Mount[]): Promise<string[]> {
@@ -150,8 +157,10 @@ export class Registers implements Workload {
       end: this.#now++,
       who,
       client: mount.client.index,
+      life: mount.life,
       file: this.#slots[index]!.file,
       synced: true,
+      isUnderWay: false,
       lostAt: Infinity,
     })
   }
@@ -166,16 +175,22 @@ export class Registers implements Workload {
       end: Infinity,
       who: mount.life.name,
       client: mount.client.index,
+      life: mount.life,
       file,
       synced: false,
+      isUnderWay: true,
       lostAt: Infinity,
     }
     this.#histories[index]!.push(access)
     const own = this.#unsynced.get(mount.client.index)
     if (own) own.push(access)
     else this.#unsynced.set(mount.client.index, [access])
-    await mount.write(handle, offset, Buffer.from(value.repeat(bytes / unitBytes)))
-    access.end = this.#now++
+    try {
+      await mount.write(handle, offset, Buffer.from(value.repeat(bytes / unitBytes)))
+      access.end = this.#now++
+    } finally {
+      access.isUnderWay = false
+    }
   }
 
   /** fsync covers what was written before it, by this client, through any handle. */
