@@ -190,10 +190,4 @@ export const mutations: readonly Mutation[] = [
     find: 'this.#put(inode, append === true ? inode.size : offset, data)',
     replace: 'this.#put(inode, offset, data)',
   },
-  {
-    name: 'a copy that ends in freed blocks counts as cut short',
-    file: 'src/chunkserver/scan.ts',
-    find: ' && size < (await sizeMin(disk, place))',
-    replace: '',
-  },
 ]
