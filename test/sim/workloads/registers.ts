@@ -197,7 +197,7 @@ export class Registers implements Workload {
   async #sync(mount: Mount, handle: Handle, file: number): Promise<void> {
     const losses = mount.client.sessionsLost
     const own = this.#unsynced.get(mount.client.index) ?? []
-    const covered = own.filter((access) => access.file === file && access.end < Infinity && access.lostAt === Infinity)
+    const covered = own.filter((access) => access.file === file && access.end < Infinity)
     await mount.fsync(handle)
     if (mount.client.sessionsLost !== losses || !mount.life.alive) return
     for (const access of covered) access.synced = true
