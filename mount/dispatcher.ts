@@ -34,7 +34,7 @@ import { LockOwners } from './lock-owners.ts'
 import { negotiate } from './negotiate.ts'
 import * as protocol from './protocol.ts'
 import type { CopyFileRangeIn, DirentOut, Message, RenameIn } from './protocol.ts'
-import type { ToldListings } from './told-listings.ts'
+import type { UntakenAnswers } from './untaken-answers.ts'
 
 /** What the dispatcher needs of a device. */
 export interface ReplyChannel {
@@ -127,11 +127,12 @@ export const createDispatcher = (options: {
   fileSystem: FileSystem
   channel: ReplyChannel
   callers: Callers
-  listings: ToldListings
+  listings: UntakenAnswers
+  made: UntakenAnswers
   places: DirectoryPlaces
   log: Log
 }): Dispatcher => {
-  const { fileSystem: fs, channel, callers, listings, places, log } = options
+  const { fileSystem: fs, channel, callers, listings, made, places, log } = options
   /** Headers and small structs of replies are built here, one after the other: sending is synchronous. */
   const head = Buffer.alloc(replyHeadBytes)
   const out = new DataView(head.buffer, head.byteOffset, head.length)
@@ -197,6 +198,7 @@ export const createDispatcher = (options: {
     else {
       references.delete(key)
       places.forgotten(nodeId)
+      made.taken(nodeId)
     }
     fs.forget(inoOf(nodeId), count)
   }
@@ -207,6 +209,16 @@ export const createDispatcher = (options: {
     const sent = reply(request, protocol.encodeEntry(out, protocol.outHeaderBytes, nodeId, entry))
     if (sent === 'gone' || sent === 'refused') forget(nodeId, 1n)
     return sent
+  }
+
+  /** The answer to what has just made this in a directory is about to be sent. */
+  const tellMade = ({ ino: directory }: Request, { attributes: { ino }, validity }: Entry): void => {
+    if (validity.attributesMs > 0) made.told(nodeIdOf(ino), nodeIdOf(directory))
+  }
+
+  const replyMade = (request: Request, entry: Entry): void => {
+    tellMade(request, entry)
+    replyEntry(request, entry)
   }
 
   /** Undefined when the kernel may be told at once that the name leads there. */
@@ -261,10 +273,17 @@ export const createDispatcher = (options: {
     initializedNow()
   }
 
+  /** The kernel has its lock alone. */
+  const directoryChanges = (nodeId: bigint): void => {
+    listings.allTaken(nodeId)
+    made.allTaken(nodeId)
+  }
+
   const rename = async (
     request: Request,
     { targetNodeId, flags, source, target: targetName }: RenameIn,
   ): Promise<void> => {
+    directoryChanges(targetNodeId)
     await fs.rename(
       request.caller,
       { parent: request.ino, name: source },
@@ -282,7 +301,7 @@ export const createDispatcher = (options: {
     const counted: bigint[] = []
     let end = 0
     let cut = false
-    listings.read(handle)
+    listings.taken(handle)
     await fs.readdir(request.caller, handle, offset, { plus }, (found) => {
       const entry = plus && found.entry !== undefined ? found.entry : undefined
       const dirent: DirentOut = {
@@ -308,7 +327,7 @@ export const createDispatcher = (options: {
     if (end > 0) listings.told(handle, nodeIdOf(request.ino))
     const sent = reply(request, protocol.outHeaderBytes, listing.bytes.subarray(0, end))
     if (sent !== 'gone' && sent !== 'refused') return
-    listings.read(handle)
+    listings.taken(handle)
     for (const nodeId of counted) forget(nodeId, 1n)
   }
 
@@ -390,6 +409,7 @@ export const createDispatcher = (options: {
         : await fs.create(request.caller, request.ino, name, mode, flags)
     const nodeId = nodeIdOf(entry.attributes.ino)
     refer(nodeId)
+    tellMade(request, entry)
     const end = protocol.encodeEntry(out, protocol.outHeaderBytes, nodeId, entry)
     const sent = reply(request, encodeOpened(end, opened, flags))
     if (sent === 'gone' || sent === 'refused') {
@@ -462,7 +482,7 @@ export const createDispatcher = (options: {
       opcode.SYMLINK,
       async (request) => {
         const { name, target } = protocol.decodeSymlink(request.message)
-        replyEntry(request, await fs.symlink(request.caller, request.ino, name, target))
+        replyMade(request, await fs.symlink(request.caller, request.ino, name, target))
       },
     ],
     [
@@ -470,7 +490,7 @@ export const createDispatcher = (options: {
       async (request) => {
         const { mode, rdev, umask, name } = protocol.decodeMknod(request.message)
         request.caller.umask = umask
-        replyEntry(request, await fs.mknod(request.caller, request.ino, name, mode, rdev))
+        replyMade(request, await fs.mknod(request.caller, request.ino, name, mode, rdev))
       },
     ],
     [
@@ -480,7 +500,7 @@ export const createDispatcher = (options: {
         request.caller.umask = umask
         const entry = await fs.mkdir(request.caller, request.ino, name, mode)
         void placed(request.ino, name, entry)
-        replyEntry(request, entry)
+        replyMade(request, entry)
       },
     ],
     [
@@ -505,6 +525,7 @@ export const createDispatcher = (options: {
       opcode.LINK,
       async (request) => {
         const { nodeId, name } = protocol.decodeLink(request.message)
+        made.taken(nodeId)
         replyEntry(request, await fs.link(request.caller, inoOf(nodeId), request.ino, name))
       },
     ],
@@ -595,7 +616,7 @@ export const createDispatcher = (options: {
       opcode.RELEASEDIR,
       async (request) => {
         const { handle } = protocol.decodeRelease(request.message)
-        listings.read(handle)
+        listings.taken(handle)
         await fs.releasedir(handle)
         reply(request)
       },
@@ -733,6 +754,7 @@ export const createDispatcher = (options: {
         return false
       }
       pending.set(unique, request)
+      made.taken(header.nodeId)
       if (earlyInterrupts.size > 0 && earlyInterrupts.delete(unique)) signalled(request)
       if (code === opcode.WRITE) {
         const { done, kept } = write(request)
@@ -749,7 +771,7 @@ export const createDispatcher = (options: {
         replyError(request, 'ENOSYS')
         return false
       }
-      if (changesNames.has(code)) listings.allRead(header.nodeId)
+      if (changesNames.has(code)) directoryChanges(header.nodeId)
       handler(request).catch((caught: unknown) => failed(request, caught))
     } catch (caught) {
       // There is no reply to these, not even an error; the kernel would take it for the reply to something else.

@@ -7,14 +7,15 @@
  * - Names: INC_EPOCH. A dentry has the epoch that the connection had before the LOOKUP, CREATE, … was sent that made it, and is looked up
  *   again when that is not the present one. So an answer that is on its way brings nothing that outlives the increment. Not so with
  *   READDIRPLUS, where the kernel takes the epoch when it gets to the answer. So when a listing of the directory may not have been read
- *   yet (see told-listings.ts), that is waited for, and the epoch incremented once more. Whoever reads it wants nothing but a processor.
+ *   yet (see untaken-answers.ts), that is waited for, and the epoch incremented once more. Whoever reads it wants nothing but a processor.
  *   An INVAL_ENTRY of any name beside it tells when it was: it takes the directory's lock. What may hold that lock for longer is a LOOKUP
  *   that waits for the master, which may wait for just this; should that ever be so, the wait ends after `waitMsMax`.
  * - Attributes: INVAL_INODE without a range. The kernel counts the version of an inode's attributes, and an answer to a LOOKUP, GETATTR or
- *   READDIRPLUS that was sent before the invalidation is not believed. (SETATTR and what makes inodes do not look at the version, so
- *   their answers are never told with a validity.) That needs the inode: when the kernel does not have it but was told of it, the answer
- *   that makes it is on its way to some process, or the FORGET is on its way to us. Neither waits for anything but a processor,
- *   so it is tried again until one of both has come.
+ *   READDIRPLUS that was sent before the invalidation is not believed. That needs the inode: when the kernel does not have it but was told
+ *   of it, the answer that makes it is on its way to some process, or the FORGET is on its way to us. Neither waits for anything but a
+ *   processor, so it is tried again until one of both has come. What makes inodes does not look at the version: an answer that the
+ *   kernel may not have taken over yet is waited for as a listing is, and the inode invalidated once more. (SETATTR, LINK and TMPFILE do not
+ *   look either, and hold no lock that would tell; their answers are never told with a validity.)
  * - Mapped memory: INVAL_INODE with a range. It waits for pages that a READ or WRITE holds, which may wait for the lease that is to be given
  *   back. Nobody waits for it then: who reads a mapping at the same moment as another mount writes may see either. The device has only a few
  *   notifications under way, so two that wait like that hold up all others, while what they wait for may be waiting for one of those
@@ -29,7 +30,7 @@ import type { Clock } from '../src/platform/clock.ts'
 import type { Device } from './device.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor, nameInvalidation } from './protocol.ts'
-import type { ToldListings } from './told-listings.ts'
+import type { UntakenAnswers } from './untaken-answers.ts'
 
 const againMs = 1
 /** Well below the time after which a session that gives no lease back is ended. */
@@ -40,14 +41,16 @@ const anyName = Buffer.from('.')
 export interface KernelInvalidationsOptions {
   device: Pick<Device, 'send' | 'notify'>
   dispatcher: Pick<Dispatcher, 'nodeIdOf' | 'isReferenced' | 'isDataBusy' | 'minor'>
-  listings: ToldListings
+  listings: UntakenAnswers
+  /** What was made. */
+  made: UntakenAnswers
   clock: Clock
   /** False: the kernel is to cache no names. */
   cacheNames: boolean
 }
 
 export const kernelInvalidations = (options: KernelInvalidationsOptions): Invalidations => {
-  const { device, dispatcher, listings, clock, cacheNames } = options
+  const { device, dispatcher, listings, made, clock, cacheNames } = options
   const epoch = epochIncrement()
 
   /** False: to be tried again. */
@@ -56,10 +59,22 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
     return device.send(message, message.length) !== 'gone' || !dispatcher.isReferenced(ino)
   }
 
-  const untilRead = async (directory: bigint): Promise<void> => {
-    const timer = clock.after(waitMsMax, () => listings.allRead(directory))
-    device.notify(nameInvalidation(directory, anyName), () => listings.allRead(directory))
-    await listings.untilRead(directory)
+  /** Again and again until the kernel has it or has forgotten it. Undefined: at once. */
+  const forgetAttributesSoon = (ino: Ino): Promise<void> | undefined => {
+    if (forgetAttributes(ino)) return undefined
+    return new Promise((resolve) => {
+      const again = (): void => {
+        if (forgetAttributes(ino)) resolve()
+        else clock.after(againMs, again)
+      }
+      clock.after(againMs, again)
+    })
+  }
+
+  const untilTaken = async (answers: UntakenAnswers, directory: bigint): Promise<void> => {
+    const timer = clock.after(waitMsMax, () => answers.allTaken(directory))
+    device.notify(nameInvalidation(directory, anyName), () => answers.allTaken(directory))
+    await answers.untilTaken(directory)
     timer.cancel()
   }
 
@@ -70,18 +85,13 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
     forgetNames: (ino) => {
       device.send(epoch, epoch.length)
       const directory = dispatcher.nodeIdOf(ino)
-      if (!listings.isUnread(directory)) return undefined
-      return untilRead(directory).then(() => void device.send(epoch, epoch.length))
+      if (!listings.isUntaken(directory)) return undefined
+      return untilTaken(listings, directory).then(() => void device.send(epoch, epoch.length))
     },
     forgetAttributes: (ino) => {
-      if (forgetAttributes(ino)) return undefined
-      return new Promise((resolve) => {
-        const again = (): void => {
-          if (forgetAttributes(ino)) resolve()
-          else clock.after(againMs, again)
-        }
-        clock.after(againMs, again)
-      })
+      const directory = made.directoryOf(dispatcher.nodeIdOf(ino))
+      if (directory === undefined) return forgetAttributesSoon(ino)
+      return untilTaken(made, directory).then(() => forgetAttributesSoon(ino))
     },
     dropData: (ino, range) =>
       new Promise((resolve) => {

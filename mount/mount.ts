@@ -26,7 +26,7 @@ import { run } from './mount-run.ts'
 import { mountedAt } from './mount-table.ts'
 import { kernelInvalidations } from './kernel-invalidations.ts'
 import { transferBytesMax } from './protocol.ts'
-import { ToldListings } from './told-listings.ts'
+import { UntakenAnswers } from './untaken-answers.ts'
 
 export interface MountFileSystemOptions {
   driver: MountDriver
@@ -218,7 +218,8 @@ const serveKernel = async ({ fileSystem, mountPoint, options, fsName, log, clock
         `fsname=${escapeOption(fsName)}`,
       ])
   const device = openDevice({ clock, log, kind: process.env['SHOAL_FUSE_DEVICE'], descriptor })
-  const listings = new ToldListings()
+  const listings = new UntakenAnswers()
+  const made = new UntakenAnswers()
   const places = new DirectoryPlaces({
     clock,
     cacheNames,
@@ -229,10 +230,11 @@ const serveKernel = async ({ fileSystem, mountPoint, options, fsName, log, clock
     channel: device,
     callers: realCallers(clock),
     listings,
+    made,
     places,
     log,
   })
-  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, clock, cacheNames }))
+  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, made, clock, cacheNames }))
   const done = new Promise<void>((resolve) => {
     device.start({
       request: (message) => dispatcher.request(message),

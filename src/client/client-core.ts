@@ -286,8 +286,8 @@ export class ClientCore {
     }
   }
 
-  /** An entry in the answer to what made it. The front end takes such attributes for new ones whatever was invalidated meanwhile. */
-  madeEntry(attributes: KnownAttributes, entryMs: number): Entry {
+  /** An entry in an answer whose attributes the front end takes for new ones whatever was invalidated meanwhile (see `Invalidations`). */
+  unbelievedEntry(attributes: KnownAttributes, entryMs: number): Entry {
     return { attributes: this.effective(attributes), validity: { entryMs, attributesMs: 0 } }
   }
 

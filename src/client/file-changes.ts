@@ -71,7 +71,7 @@ export class FileChanges {
         if (here !== undefined) {
           // As below.
           buffered.localTimes = undefined
-          return this.#core.madeEntry(here, 0)
+          return this.#core.unbelievedEntry(here, 0)
         }
       }
       return this.#core.withInode(ino, async (inode) => {
@@ -94,7 +94,7 @@ export class FileChanges {
       const here = this.#core.writeBehind.setattr(request)
       if (here !== undefined) {
         this.#flusher.emptied(inode)
-        return this.#core.madeEntry(here, 0)
+        return this.#core.unbelievedEntry(here, 0)
       }
     }
     return this.#exclusively([inode], signal, async (hold) => {

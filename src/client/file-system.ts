@@ -145,7 +145,8 @@ export interface LockRequest {
 
 /**
  * What the file system tells its front end without being asked. These must neither wait for operations in progress nor for locks that one of
- * those may hold. An answer that is on its way, and was asked for before, must not be believed any longer than what is invalidated here.
+ * those may hold. An answer that is on its way, and was asked for before, must not be believed any longer than what is invalidated here;
+ * that of attributes holds for answers to what looks at an inode or makes one, not for setattr, link and tmpfile.
  */
 export interface Invalidations {
   /** False: names cannot be invalidated, so entries must be told with a validity of 0. */

@@ -57,7 +57,7 @@ export class InodeOperations {
     if (here !== undefined) {
       if (request.size !== undefined) this.#core.inodes.get(asIno(request.ino))?.dropLayout()
       known?.()
-      return this.#core.madeEntry(here, 0)
+      return this.#core.unbelievedEntry(here, 0)
     }
     const operation: Operation = { $case: 'setattr', value: request }
     const ino = asIno(request.ino)
@@ -73,7 +73,7 @@ export class InodeOperations {
         known?.()
       },
     })
-    return this.#core.madeEntry(this.#core.learn(attributes, lease, under), 0)
+    return this.#core.unbelievedEntry(this.#core.learn(attributes, lease, under), 0)
   }
 
   readlink(context: Context, ino: Ino): Promise<Buffer> {

@@ -176,7 +176,7 @@ export class Namespace {
 
   #link(context: Context, ino: Ino, place: Place): Promise<Entry> {
     const made = this.#core.writeBehind.link(ino, place)
-    if (made !== undefined) return Promise.resolve(this.#core.madeEntry(made.attributes, made.entryMs))
+    if (made !== undefined) return Promise.resolve(this.#core.unbelievedEntry(made.attributes, made.entryMs))
     return this.#make(context, place, { $case: 'link', value: { ino, ...place } }, [ino])
   }
 
@@ -184,13 +184,15 @@ export class Namespace {
     const here = this.#core.writeBehind.make(context, place, what)
     if (here === undefined) return undefined
     const { attributes, entryMs } = here.made
-    return Promise.resolve(this.#core.madeEntry(attributes, entryMs))
+    return Promise.resolve(this.#core.entry(attributes, entryMs))
   }
 
   async #make(context: Context, place: Place, operation: Operation, inos: readonly Ino[] = []): Promise<Entry> {
     return this.#core.run(context, async (signal) => {
       const { attributes, entryMs } = await this.make(place, inos, operation, signal)
-      return this.#core.madeEntry(attributes, entryMs)
+      return operation.$case === 'link'
+        ? this.#core.unbelievedEntry(attributes, entryMs)
+        : this.#core.entry(attributes, entryMs)
     })
   }
 

@@ -92,7 +92,7 @@ export class OpenFiles {
           // Nothing was ever written to it.
           inode.unsyncedComplete = true
           const opened = await this.#newHandle(context, inode, flags & ~openFlag.TRUNC, signal)
-          return { entry: this.#core.madeEntry(attributes, entryMs), opened }
+          return { entry: this.#core.entry(attributes, entryMs), opened }
         })
       }
     })
@@ -114,7 +114,7 @@ export class OpenFiles {
     const { id } = this.#handles.addFile(inode, flags & ~openFlag.TRUNC)
     const opened = { handle: id, keepCache: this.#keepsPages(inode.ino), cacheDirectory: false }
     this.#core.inodes.release(inode)
-    return { entry: this.#core.madeEntry(attributes, entryMs), opened }
+    return { entry: this.#core.entry(attributes, entryMs), opened }
   }
 
   tmpfile(context: Context, parent: Ino, mode: number, flags: number): Promise<{ entry: Entry; opened: Opened }> {
@@ -130,7 +130,7 @@ export class OpenFiles {
         inode.opened = 'yes'
         inode.unsyncedComplete = true
         const opened = await this.#newHandle(context, inode, flags & ~openFlag.TRUNC, signal)
-        return { entry: this.#core.madeEntry(attributes, 0), opened }
+        return { entry: this.#core.unbelievedEntry(attributes, 0), opened }
       })
     })
   }
@@ -319,7 +319,7 @@ export class OpenFiles {
         try {
           // The name is looked up again when it is used again: what leads there may have changed while the file was being opened.
           const now = this.#core.known(inode.ino) ?? (await this.#inodeOperations.ask(inode.ino, signal))
-          return { entry: this.#core.madeEntry(now, 0), opened }
+          return { entry: this.#core.unbelievedEntry(now, 0), opened }
         } catch (caught) {
           await this.release(opened.handle)
           throw caught

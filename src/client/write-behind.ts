@@ -263,15 +263,17 @@ export class WriteBehind {
 
   /** The last handle of a file that the master knows as open, or will, is gone. False: it is to be told by a request. */
   closed(inode: Inode): boolean {
-    const { journal, leases, clock } = this.#core
+    const { journal, leases, clock, caching } = this.#core
     const { creation } = inode
     inode.creation = undefined
     if (creation !== undefined && !creation.isSent) {
       ;(creation.wire.op!.value as MknodRequest).open = false
       return true
     }
-    // Files that are only read have nothing in the journal, and their ends need no synced write.
-    if (journal.isSettled(leases.cached(inode.ino)?.journaled ?? 0) || journal.isFull) return false
+    // The ends of files that others use need no synced write. Of what is written here many go together, with other entries.
+    const isOwn = caching.writeBehind && leases.usable(inode.ino, 'write')
+    const isSettled = journal.isSettled(leases.cached(inode.ino)?.journaled ?? 0)
+    if ((isSettled && !isOwn) || journal.isFull) return false
     const op: Op = { $case: 'close', value: { ino: inode.ino } }
     this.#statisticsChanges++
     const number = journal.add(entryOf(clock.wallTime(), op, { inos: [] }))

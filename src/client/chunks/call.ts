@@ -10,6 +10,9 @@ export interface CallLimits {
   signal: AbortSignal | undefined
 }
 
+/** Nobody is told: whoever made the call has his outcome. One for all, since making an error takes longer than all the rest of a call. */
+const ended = new UnavailableError('the call has ended', { maybeCommitted: false })
+
 /**
  * Every wait of a call goes through `within`, so that none outlasts the deadline or the signal. Ended by whoever made it.
  */
@@ -66,8 +69,7 @@ export class Call {
 
   /** What is still under way for it ends as well, at its next wait. */
   end(): void {
-    const { what } = this.#limits
-    this.#giveUp(new UnavailableError(`${what}: it has ended`, { maybeCommitted: false }))
+    this.#giveUp(ended)
     this.#timer.cancel()
     this.#limits.signal?.removeEventListener('abort', this.#abort)
   }

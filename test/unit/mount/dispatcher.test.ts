@@ -1,5 +1,5 @@
 /** The dispatcher without a kernel: requests are built here, a fake device takes the replies. */
-import { ToldListings } from '../../../mount/told-listings.ts'
+import { UntakenAnswers } from '../../../mount/untaken-answers.ts'
 import t from 'tap'
 import { DirectoryPlaces } from '../../../mount/directory-places.ts'
 import { createDispatcher } from '../../../mount/dispatcher.ts'
@@ -24,7 +24,8 @@ interface Reply {
 
 interface Fake {
   dispatcher: Dispatcher
-  listings: ToldListings
+  listings: UntakenAnswers
+  made: UntakenAnswers
   replies: Reply[]
   returned: Message[]
   /** What the next replies meet with. */
@@ -66,11 +67,13 @@ const start = (fileSystem: FileSystem): Fake => {
   const returned: Message[] = []
   let outcome: Sent = 'sent'
   let uniqueNext = 1000n
-  const listings = new ToldListings()
+  const listings = new UntakenAnswers()
+  const made = new UntakenAnswers()
   const dispatcher = createDispatcher({
     // Every signal kills.
     callers: { whenKilled: (_pid, isOver, interrupt) => void (isOver() || interrupt()) },
     listings,
+    made,
     places: new DirectoryPlaces({ clock: realClock, cacheNames: true, notify: (_message, done) => done() }),
     fileSystem,
     log: silentLog,
@@ -87,6 +90,7 @@ const start = (fileSystem: FileSystem): Fake => {
   const fake: Fake = {
     dispatcher,
     listings,
+    made,
     replies,
     returned,
     outcome: (next) => {
@@ -365,29 +369,68 @@ t.test(
     const [one, other] = [await open(), await open()]
     const read = (handle: bigint, cookie = 0n): Promise<Reply> =>
       fake.ask(opcode.READDIRPLUS, { body: Buffer.concat([u64(handle, cookie), u32(4096, 0, 0, 0, 0, 0)]) })
-    const isUnread = (): boolean => fake.listings.isUnread(1n)
-    t.equal(isUnread(), false)
+    const isUntaken = (): boolean => fake.listings.isUntaken(1n)
+    t.equal(isUntaken(), false)
     await read(one)
-    t.equal(isUnread(), true)
+    t.equal(isUntaken(), true)
     await fake.ask(opcode.LOOKUP, { body: named('f') })
     await read(other)
     await read(other, 1000n)
-    t.equal(isUnread(), true, 'others may look things up and list meanwhile')
+    t.equal(isUntaken(), true, 'others may look things up and list meanwhile')
     await read(one, 1000n)
-    t.equal(isUnread(), false, 'the same reader goes on')
+    t.equal(isUntaken(), false, 'the same reader goes on')
     await read(one)
     await fake.ask(opcode.RELEASEDIR, { body: Buffer.concat([u64(one), u32(0, 0), u64(0n)]) })
-    t.equal(isUnread(), false, 'or closes it')
+    t.equal(isUntaken(), false, 'or closes it')
     await read(other)
     await fake.ask(opcode.MKDIR, { nodeId: file, body: named('d', u32(0o755, 0)) })
-    t.equal(isUnread(), true)
+    t.equal(isUntaken(), true)
     await fake.ask(opcode.MKDIR, { body: named('d', u32(0o755, 0)) })
-    t.equal(isUnread(), false, 'the directory is changed')
+    t.equal(isUntaken(), false, 'the directory is changed')
     fake.outcome('gone')
     await read(other)
-    t.equal(isUnread(), false, 'nobody got it')
+    t.equal(isUntaken(), false, 'nobody got it')
   },
 )
+
+t.test('what was made is untaken until the kernel asks for something that it could not ask before', async (t) => {
+  const fileSystem = memoryFileSystem({ validityMs: 1000 })
+  const fake = start(fileSystem)
+  const mkdir = async (name: string, nodeId = 1n): Promise<bigint> =>
+    (await fake.ask(opcode.MKDIR, { nodeId, body: named(name, u32(0o755, 0)) })).body.readBigUInt64LE(0)
+  const isUntaken = (nodeId: bigint): boolean => fake.made.directoryOf(nodeId) !== undefined
+
+  const { nodeId: file } = await create(fake, 'f')
+  t.equal(fake.made.directoryOf(file), 1n)
+  await fake.ask(opcode.LOOKUP, { body: named('f') })
+  await fake.ask(opcode.GETATTR, { body: Buffer.alloc(16) })
+  t.equal(isUntaken(file), true, 'others may ask about the directory')
+  await fake.ask(opcode.GETATTR, { nodeId: file, body: Buffer.alloc(16) })
+  t.equal(isUntaken(file), false, 'it is asked about itself')
+
+  const [one, two] = [await mkdir('one'), await mkdir('two')]
+  t.equal(isUntaken(one), false, 'the directory is changed again')
+  t.equal(isUntaken(two), true)
+  await fake.ask(opcode.RENAME, { nodeId: one, body: named('b', u64(1n), named('a')) })
+  t.equal(isUntaken(two), false, 'something is moved to the directory')
+
+  const inner = await mkdir('inner', two)
+  const { nodeId: other } = await create(fake, 'other')
+  await fake.ask(opcode.LINK, { nodeId: two, body: named('linked', u64(other)) })
+  t.equal(isUntaken(other), false, 'it gets another name')
+  t.equal(isUntaken(inner), false)
+  const forgotten = await mkdir('forgotten')
+  fake.send(opcode.FORGET, { nodeId: forgotten, body: u64(1n) })
+  t.equal(isUntaken(forgotten), false, 'the kernel has forgotten it')
+
+  fake.outcome('gone')
+  await mkdir('nobody')
+  t.equal(fake.made.isUntaken(1n), false, 'nobody got it')
+
+  const plain = start(memoryFileSystem())
+  const { nodeId } = await create(plain, 'f')
+  t.equal(plain.made.directoryOf(nodeId), undefined, 'nothing is believed')
+})
 
 t.test('the buffer of a large WRITE is kept until it is written, and then given back', async (t) => {
   const plain = memoryFileSystem()

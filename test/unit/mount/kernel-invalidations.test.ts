@@ -2,14 +2,15 @@ import t from 'tap'
 import { kernelInvalidations } from '../../../mount/kernel-invalidations.ts'
 import type { Sent } from '../../../mount/device.ts'
 import { asIno } from '../../../src/domain/ids.ts'
-import { ToldListings } from '../../../mount/told-listings.ts'
+import { UntakenAnswers } from '../../../mount/untaken-answers.ts'
 import { manualClock } from '../../lib/manual-clock.ts'
 
 const ino = asIno(9n)
 
 const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
   const clock = manualClock()
-  const listings = new ToldListings()
+  const listings = new UntakenAnswers()
+  const made = new UntakenAnswers()
   const state = {
     outcome: 'sent' as Sent,
     referenced: true,
@@ -20,6 +21,7 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
   const invalidations = kernelInvalidations({
     clock,
     listings,
+    made,
     cacheNames: options.cacheNames ?? true,
     dispatcher: {
       nodeIdOf: (which) => which,
@@ -35,7 +37,7 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
       notify: (_message, done) => void state.notified.push(done),
     },
   })
-  return { clock, state, listings, invalidations }
+  return { clock, state, listings, made, invalidations }
 }
 
 t.test('what the kernel has is taken back at once', (t) => {
@@ -103,15 +105,47 @@ t.test('names of a listing that the kernel has not read yet', async (t) => {
     await clock.advance(3000)
     t.equal(done, false, how)
     t.strictSame(state.sent, [epoch], 'what was not in the listing is forgotten at once')
-    if (how === 'its reader goes on') listings.read(1n)
+    if (how === 'its reader goes on') listings.taken(1n)
     if (how === 'the kernel says so') state.notified.at(-1)?.()
     if (how === 'too long') await clock.advance(1000)
     await forgotten
     t.strictSame(state.sent, [epoch, epoch], 'then what was')
-    t.equal(listings.isUnread(asIno(10n)), true, 'another directory')
+    t.equal(listings.isUntaken(asIno(10n)), true, 'another directory')
     t.equal(clock.pending, 0)
   }
 })
+
+t.test(
+  'attributes of what was made just now, which the kernel takes for new ones whatever it was told before',
+  async (t) => {
+    const inval = '02000000'
+    for (const how of ['it is used', 'the directory changes', 'the kernel says so', 'too long'] as const) {
+      const { clock, state, made, invalidations } = setUp()
+      made.told(ino, 2n)
+      made.told(10n, 3n)
+      let done = false
+      const forgotten = Promise.resolve(invalidations.forgetAttributes(ino)).then(() => (done = true))
+      await clock.advance(3000)
+      t.equal(done, false, how)
+      t.equal(state.notified.length, 1, 'what takes the lock of the directory tells when the kernel is through with it')
+      t.strictSame(state.sent, [], 'before that it would be of no use')
+      // The kernel has not yet got to the answer when it is asked for the first time.
+      state.outcome = 'gone'
+      if (how === 'it is used') made.taken(ino)
+      if (how === 'the directory changes') made.allTaken(2n)
+      if (how === 'the kernel says so') state.notified[0]?.()
+      await clock.advance(1000)
+      t.equal(done, false)
+      state.outcome = 'sent'
+      await clock.advance(1)
+      await forgotten
+      t.equal(state.sent.at(-1), inval)
+      t.equal(made.isUntaken(3n), true, 'another directory')
+      t.equal(invalidations.forgetAttributes(ino), undefined, 'at once from now on')
+      t.equal(clock.pending, 0)
+    }
+  },
+)
 
 t.test('pages are dropped before anybody goes on, unless an operation holds them', async (t) => {
   const { clock, state, invalidations } = setUp()
