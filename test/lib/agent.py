@@ -196,7 +196,6 @@ steps = {
     "pwrite": lambda key, text, offset: os.pwrite(files[key], text.encode("latin1"), offset),
     "fsync": lambda key: os.fsync(files[key]),
     "fstat_size": lambda key: os.fstat(files[key]).st_size,
-    "fsync": lambda key: os.fsync(files[key]),
     "blocks": lambda key: os.fstat(files[key]).st_blocks,
     "fstat_links": lambda key: os.fstat(files[key]).st_nlink,
     "map": map_file,

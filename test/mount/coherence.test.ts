@@ -34,6 +34,20 @@ t.test('two mounts', { timeout: 300_000 + rounds * 5000 }, async (t) => {
     await sh(script, { timeoutMs: 60_000 + rounds * 2000 })
   })
 
+  await t.test('what one has just made, and not looked at since, is changed by the other', async () => {
+    const script = `
+      for i in $(seq ${rounds}); do
+        mkdir '${a}/d'; chmod 701 '${b}/d'; test "$(stat -c %a '${a}/d')" = 701
+        mkfifo -m 600 '${a}/p'; chmod 641 '${b}/p'; test "$(stat -c %a '${a}/p')" = 641
+        ln -s x '${a}/s'; chown -h 7 '${b}/s'; test "$(stat -c %u '${a}/s')" = 7
+        exec 7> '${a}/f'; chmod 604 '${b}/f'; echo more >> '${b}/f'; test "$(stat -c '%a %s' '${a}/f')" = '604 5'; exec 7>&-
+        mkdir '${a}/d/e' & mkdir '${a}/d/g' & chmod 711 '${b}/d'; wait; chmod 700 '${b}/d/e' '${b}/d/g'
+        test "$(stat -c %a '${a}/d' '${a}/d/e' '${a}/d/g' | tr '\\n' ' ')" = '711 700 700 '
+        rm -r '${b}/d' '${b}/p' '${b}/s' '${b}/f'
+      done`
+    await sh(script, { timeoutMs: 60_000 + rounds * 2000 })
+  })
+
   await t.test('overwrite, listing, names that are not there, extended attributes, mappings', async () => {
     const script = `
       mkdir '${a}/o'; echo old-$(seq -s - 2000) > '${a}/o/f'

@@ -7,17 +7,12 @@ import { spawn } from 'node:child_process'
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { eventually, startCluster } from '../lib/cluster.ts'
+import { metricsUrl, valueOf } from '../lib/metrics.ts'
 import { needs } from '../lib/needs.ts'
 import { check, run, sh } from '../lib/sh.ts'
 
 interface Dashboard {
   panels: { title: string; targets: { expr: string }[] }[]
-}
-
-const metricsUrl = async (log: string): Promise<string> => {
-  const url = /"url":"([^"]+)"/.exec(log)?.[1]
-  if (url === undefined) throw new Error('it does not say where its metrics are')
-  return url
 }
 
 t.test('metrics', { timeout: 120_000 }, async (t) => {
@@ -30,7 +25,7 @@ t.test('metrics', { timeout: 120_000 }, async (t) => {
       `head -c 5000000 /dev/urandom > ${directory}/file; sync ${directory}/file; cat ${directory}/file | wc -c; ls ${directory}`,
     )
   await work()
-  const urls = await Promise.all(cluster.roles.map(async (role) => metricsUrl(await role.log())))
+  const urls = await Promise.all(cluster.roles.map(async (role) => metricsUrl(role)))
   const texts = await Promise.all(urls.map(async (url) => (await fetch(url)).text()))
 
   await t.test('promtool has nothing to say', async (t) => {
@@ -43,13 +38,7 @@ t.test('metrics', { timeout: 120_000 }, async (t) => {
   })
 
   await t.test('they say what happened', async (t) => {
-    const value = (text: string | undefined, series: string): number =>
-      Number(
-        text
-          ?.split('\n')
-          .find((line) => line.startsWith(`${series} `))
-          ?.slice(series.length + 1),
-      )
+    const value = (text: string | undefined, series: string): number => valueOf(text ?? '', series)
     const [mount] = texts
     t.equal(value(mount, 'shoal_fs_bytes_total{operation="write"}'), 5_000_000)
     t.ok(value(mount, 'shoal_fs_bytes_total{operation="read"}') >= 5_000_000)
