@@ -1,6 +1,6 @@
 /**
  * Frees orphans in the background: inodes without a name that nobody has open any more. Their extents go step by step, so that no
- * step holds up the operations beside it; then the xattrs and the inode.
+ * step holds up the operations beside it; then the xattrs and the inode. Several are freed side by side, so that they share the syncs.
  *
  * `start` looks for what an earlier run of the master left behind. It must be called only when every session that may come back has told
  * which files it has open; what it could not tell yet is promised, see opens.ts. `kick` is for single inodes, from then on or before.
@@ -28,6 +28,7 @@ export interface ReaperOptions {
 const segmentsPerStep = 4
 const xattrsPerStep = 256
 const orphansPerPage = 256
+const sideBySideMax = 16
 
 export class Reaper {
   #options: ReaperOptions
@@ -75,6 +76,12 @@ export class Reaper {
   async #work(): Promise<void> {
     // `#working` has to be set before it can be cleared.
     await Promise.resolve()
+    while (this.#queue.size > 0) await Promise.all(Array.from({ length: sideBySideMax }, () => this.#workOnQueue()))
+    this.#working = undefined
+  }
+
+  /** Ends when the queue is empty. */
+  async #workOnQueue(): Promise<void> {
     for (const ino of this.#queue) {
       this.#queue.delete(ino)
       try {
@@ -85,7 +92,6 @@ export class Reaper {
         if (!(cause instanceof UnavailableError)) this.#options.log.error('orphan not freed', { ino, cause })
       }
     }
-    this.#working = undefined
   }
 
   #step(ino: Ino): Promise<'more' | 'done'> {
@@ -101,9 +107,9 @@ export class Reaper {
       const found = tx.range(segments, segmentBounds(ino), segmentsPerStep)
       for (const [{ index }, extents] of found) edit.remove(index, extents)
       tx.put(inodes, ino, { ...inode, allocated: inode.allocated + edit.finish(chunks) })
-      return 'more'
-    }
-    if (inode !== undefined && inode.xattrs > 0) {
+      // Small ones, of which there may be many, are gone with this step.
+      if (found.length === segmentsPerStep || inode.xattrs > 0) return 'more'
+    } else if (inode !== undefined && inode.xattrs > 0) {
       const found = tx.range(xattrs, xattrBounds(ino), xattrsPerStep)
       for (const [key] of found) tx.delete(xattrs, key)
       tx.put(inodes, ino, { ...inode, xattrs: inode.xattrs - found.length })

@@ -35,7 +35,7 @@ export const commit: Operation<CommitRequest> = (tx, request, context) => {
   const inode = regular(tx, ino)
   if (context.leases.held(context.session, ino) !== 'write') throw new PosixError('ESTALE', 'no write lease')
   const size = request.size === undefined || request.size < inode.size ? inode.size : request.size
-  const edit = new FileEdit(tx, ino)
+  const edit = new FileEdit(tx, ino, { isBare: inode.allocated === 0n || inode.content !== undefined })
   const changes: { content?: Buffer | undefined; allocated?: bigint } = {}
   if (inlineData !== undefined) {
     checkInline(request, size, context)

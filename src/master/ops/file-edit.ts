@@ -28,18 +28,24 @@ export class FileEdit {
   #tx: Tx
   #ino: Ino
   #space = new SpaceChange()
+  /** Where a file without extents has got some by this edit; undefined: it may have had some before. */
+  readonly #begun: Set<bigint> | undefined
 
-  constructor(tx: Tx, ino: Ino) {
+  /** `isBare`: the file has no extents yet, so nothing has to be loaded to know what is there. */
+  constructor(tx: Tx, ino: Ino, { isBare = false } = {}) {
     this.#tx = tx
     this.#ino = ino
+    this.#begun = isBare ? new Set() : undefined
   }
 
   segment(index: bigint): Segment {
+    if (this.#begun?.has(index) === false) return []
     return this.#tx.get(segments, { ino: this.#ino, index }) ?? []
   }
 
   /** Loads several segments at once, so that the next reads of them need no further run. */
   prefetch(indexes: readonly bigint[]): void {
+    if (this.#begun !== undefined) return
     this.#tx.getMany(
       segments,
       indexes.map((index) => ({ ino: this.#ino, index })),
@@ -87,6 +93,7 @@ export class FileEdit {
     const next = change(window)
     const { removed, added } = difference(window, next)
     if (removed.length === 0 && added.length === 0) return
+    this.#begun?.add(index)
     const count = before.length - window.length + next.length
     if (count > segmentExtentsMax) throw new PosixError('EFBIG', 'the file is in too many pieces')
     if (count === 0) this.#tx.delete(segments, key)
