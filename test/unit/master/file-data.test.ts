@@ -426,6 +426,61 @@ t.test('what a large file is made of is read in few steps, since each is one mor
   t.equal(await store.execute((tx) => tx.get(counters, 'liveBytes')), 0n)
 })
 
+t.test(
+  'many new files: their content needs nothing to be loaded, and when they are removed they share syncs',
+  async (t) => {
+    const kv = memoryKv()
+    let loads = 0
+    const getMany = kv.getMany.bind(kv)
+    kv.getMany = (keys) => {
+      loads++
+      return getMany(keys)
+    }
+    const store = await openStore(kv)
+    const cluster = fakeCluster()
+    const context = cluster.context(sessionOne)
+    const requests = requester(store, context)
+    const chunk = await newChunk(store, sessionOne)
+    const count = 48
+    const inos: Ino[] = []
+    const name = (i: number): Buffer => Buffer.from(`f${i}`)
+    for (let i = 0; i < count; i++) {
+      const made = { parent: 1n, name: name(i), mode: S_IFREG | 0o644, rdev: 0, caller: undefined, open: false }
+      const ino = asIno((await requests.call('mknod', 'entry', made)).attributes!.ino)
+      context.leases.grant(sessionOne, ino, 'write')
+      inos.push(ino)
+    }
+    const commit = (i: number): Promise<unknown> =>
+      requests.call('commit', 'attributesAndLease', {
+        ino: inos[i]!,
+        segments: [{ index: 0n, extents: [{ offset: 0, length: 4096, chunkId: chunk, chunkOffset: i * 4096 }] }],
+        size: 4096n,
+        mtime: undefined,
+        ctime: undefined,
+        appended: [],
+        inlineData: undefined,
+        killPrivileges: false,
+      })
+    await commit(0)
+    loads = 0
+    await Promise.all(inos.slice(1).map((_, i) => commit(i + 1)))
+    t.equal(loads, 0)
+    await checkAccounts(t, store, 'written')
+
+    for (let i = 0; i < count; i++) await requests.call('unlink', 'changed', { parent: 1n, name: name(i) })
+    t.equal(cluster.reaped.length, count)
+    const reaper = new Reaper({ store, opens: context.opens, chunks: context.chunks, log: silentLog })
+    const { batches } = store.statistics
+    for (const ino of cluster.reaped) reaper.kick(ino)
+    await reaper.idle()
+    t.ok(store.statistics.batches - batches <= count / 4, 'several with one sync', {
+      found: store.statistics.batches - batches,
+    })
+    await checkAccounts(t, store, 'freed')
+    t.equal(await store.execute((tx) => tx.range(inodes, tableBounds(inodes), 100).length), 1, 'the root is left')
+  },
+)
+
 const noChange = {
   caller: undefined,
   atime: undefined,
