@@ -124,7 +124,11 @@ export class ChunkCache {
 
   #obtain(chunkId: ChunkId, from: number, to: number): Entry {
     const present = this.#find(chunkId, from, to)
-    if (present !== undefined) return present
+    if (present !== undefined) {
+      // What was read of it will be read again.
+      present.unreadBytes = present.to - present.from
+      return present
+    }
     const key = keyOf(chunkId, from)
     const entry: Entry = {
       key,

@@ -77,7 +77,7 @@ export class FileReader {
     signal?: AbortSignal,
   ): Promise<Buffer> {
     const pattern = readAhead?.read(range.offset, range.length)
-    const following = range.offset === 0n ? this.#following(inode.ino) : []
+    const following = range.offset === 0n ? this.#followingUnknown(inode.ino) : []
     if (following.length > 0 && firstMissing(inode, 0n, 0n) === undefined) this.#askAhead(following)
     for (let attempt = 1; attempt <= attemptsMax; attempt++) {
       const pin = await this.#pinLayout(inode, range, following, signal)
@@ -179,16 +179,22 @@ export class FileReader {
     return true
   }
 
-  /** Files that will probably be read next, and whose content is not known. */
-  #following(ino: Ino): Ino[] {
+  /** Small files that will probably be read next. Of those whose layout is known the content is fetched; gives the others. */
+  #followingUnknown(ino: Ino): Ino[] {
     const { leases, inodes } = this.#options
-    return this.#filesAhead.read(ino).filter((next) => {
+    const known: Inode[] = []
+    const unknown: Ino[] = []
+    for (const next of this.#filesAhead.read(ino)) {
       const attributes = leases.usableCached(next)?.attributes
-      if (attributes === undefined || !isRegular(attributes.mode)) return false
-      if (attributes.size === 0n || attributes.size > followingBytesMax) return false
+      if (attributes === undefined || !isRegular(attributes.mode)) continue
+      if (attributes.size === 0n || attributes.size > followingBytesMax) continue
       const inode = inodes.get(next)
-      return inode === undefined || (!inode.buffered && firstMissing(inode, 0n, 0n) !== undefined)
-    })
+      if (inode?.buffered === true) continue
+      if (inode === undefined || firstMissing(inode, 0n, 0n) !== undefined) unknown.push(next)
+      else known.push(inode)
+    }
+    if (known.length > 0) this.#fetchFiles(known)
+    return unknown
   }
 
   /** Only a hint, like everything that is fetched ahead. */

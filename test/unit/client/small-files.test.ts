@@ -2,6 +2,7 @@
  * Many small files, one after the other: content that was fetched ahead is there without asking, is never old, and what was closed shortly
  * before is everything that it should be, or gone for good.
  */
+import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
 import type { Ino } from '../../../src/domain/ids.ts'
 import type { FileSystem } from '../../../src/client/file-system.ts'
@@ -69,6 +70,21 @@ for (const bytes of [3000, 20_000]) {
     for (let i = 8; i < 24; i++) t.ok((await read(reader, directory, `f${i}`)).equals(contentOf(i, bytes)), `f${i}`)
     cluster.network.heal('client2', 'master')
     for (let i = 24; i < 60; i++) t.ok((await read(reader, directory, `f${i}`)).equals(contentOf(i, bytes)), `f${i}`)
+  })
+
+  t.test(`files of ${bytes} bytes whose layout is known are fetched ahead, too`, async (t) => {
+    const cluster = await startInProcessCluster(t, { config: { sessionLeaseMs: 10_000, leaseQuietMs: 0 } })
+    const fs = await cluster.mount()
+    const directory = await directoryOf(fs, 'd')
+    for (let i = 0; i < 60; i++) await write(fs, directory, `f${i}`, contentOf(i, bytes))
+    await fs.syncfs(caller())
+    for (let i = 0; i < 60; i++) t.ok((await read(fs, directory, `f${i}`)).equals(contentOf(i, bytes)))
+    for (let i = 0; i < 8; i++) t.ok((await read(fs, directory, `f${i}`)).equals(contentOf(i, bytes)))
+    await pause(100)
+    for (const part of ['master', 'server0', 'server1', 'server2']) cluster.network.cut('client1', part)
+    for (let i = 8; i < 16; i++) t.ok((await read(fs, directory, `f${i}`)).equals(contentOf(i, bytes)), `f${i}`)
+    for (const part of ['master', 'server0', 'server1', 'server2']) cluster.network.heal('client1', part)
+    for (let i = 16; i < 60; i++) t.ok((await read(fs, directory, `f${i}`)).equals(contentOf(i, bytes)), `f${i}`)
   })
 
   t.test(`what was fetched ahead is never old (${bytes} bytes)`, async (t) => {
