@@ -72,9 +72,12 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
   }
 
   const untilTaken = async (answers: UntakenAnswers, directory: bigint): Promise<void> => {
-    const timer = clock.after(waitMsMax, () => answers.allTaken(directory))
-    device.notify(nameInvalidation(directory, anyName), () => answers.allTaken(directory))
-    await answers.untilTaken(directory)
+    // What is told from now on may not have been taken over yet when the kernel is through with this.
+    const { last } = answers
+    const taken = (): void => answers.allTaken(directory, last)
+    const timer = clock.after(waitMsMax, taken)
+    device.notify(nameInvalidation(directory, anyName), taken)
+    await answers.untilTaken(directory, last)
     timer.cancel()
   }
 

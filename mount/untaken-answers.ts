@@ -10,50 +10,62 @@
  * Source: fs/namei.c, fs/readdir.c, fs/fuse/dir.c of Linux 6.18: what was made can be found by others only after the lock was given back.
  */
 export class UntakenAnswers {
-  /** Node ids of the directories. */
-  readonly #directoryOf = new Map<bigint, bigint>()
-  readonly #keysOf = new Map<bigint, Set<bigint>>()
+  readonly #answers = new Map<bigint, Answer>()
+  /** By the node id of the directory, by key. */
+  readonly #ofDirectory = new Map<bigint, Map<bigint, Answer>>()
+  #last = 0
   #waiting: (() => void)[] = []
 
+  /** Number of the newest answer. What shows that the kernel is through with its answers shows it of those up to the one of then. */
+  get last(): number {
+    return this.#last
+  }
+
   told(key: bigint, directory: bigint): void {
-    this.#directoryOf.set(key, directory)
-    const keys = this.#keysOf.get(directory)
-    if (keys === undefined) this.#keysOf.set(directory, new Set([key]))
-    else keys.add(key)
+    this.taken(key)
+    const answer = { directory, number: ++this.#last }
+    this.#answers.set(key, answer)
+    const answers = this.#ofDirectory.get(directory)
+    if (answers === undefined) this.#ofDirectory.set(directory, new Map([[key, answer]]))
+    else answers.set(key, answer)
   }
 
   /** The kernel has taken over what was told under this key, or never will. */
   taken(key: bigint): void {
-    if (this.#directoryOf.size === 0) return
-    const directory = this.#directoryOf.get(key)
-    if (directory === undefined) return
-    this.#directoryOf.delete(key)
-    const keys = this.#keysOf.get(directory)
-    keys?.delete(key)
-    if (keys?.size === 0) this.#keysOf.delete(directory)
+    if (this.#answers.size === 0) return
+    const answer = this.#answers.get(key)
+    if (answer === undefined) return
+    this.#drop(key, answer)
     this.#progress()
   }
 
-  /** The same for all that was told about this directory. */
-  allTaken(directory: bigint): void {
-    const keys = this.#keysOf.get(directory)
-    if (keys === undefined) return
-    this.#keysOf.delete(directory)
-    for (const key of keys) this.#directoryOf.delete(key)
+  /** The same for all that was told about this directory, up to this number. */
+  allTaken(directory: bigint, through = Infinity): void {
+    const answers = this.#ofDirectory.get(directory)
+    if (answers === undefined) return
+    for (const [key, answer] of answers) if (answer.number <= through) this.#drop(key, answer)
     this.#progress()
   }
 
   /** Undefined: what was told under this key has been taken over. */
   directoryOf(key: bigint): bigint | undefined {
-    return this.#directoryOf.get(key)
+    return this.#answers.get(key)?.directory
   }
 
-  isUntaken(directory: bigint): boolean {
-    return this.#keysOf.has(directory)
+  isUntaken(directory: bigint, through = Infinity): boolean {
+    for (const { number } of this.#ofDirectory.get(directory)?.values() ?? []) if (number <= through) return true
+    return false
   }
 
-  async untilTaken(directory: bigint): Promise<void> {
-    while (this.isUntaken(directory)) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+  async untilTaken(directory: bigint, through: number): Promise<void> {
+    while (this.isUntaken(directory, through)) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+  }
+
+  #drop(key: bigint, { directory }: Answer): void {
+    this.#answers.delete(key)
+    const answers = this.#ofDirectory.get(directory)
+    answers?.delete(key)
+    if (answers?.size === 0) this.#ofDirectory.delete(directory)
   }
 
   #progress(): void {
@@ -61,4 +73,9 @@ export class UntakenAnswers {
     this.#waiting = []
     for (const resolve of waiting) resolve()
   }
+}
+
+interface Answer {
+  readonly directory: bigint
+  readonly number: number
 }

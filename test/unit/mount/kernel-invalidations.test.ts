@@ -147,6 +147,25 @@ t.test(
   },
 )
 
+t.test('what is made while the kernel is asked whether it is through is not taken for taken over', async (t) => {
+  const { clock, state, made, invalidations } = setUp()
+  const later = asIno(11n)
+  made.told(ino, 2n)
+  const first = invalidations.forgetAttributes(ino)
+  made.allTaken(2n)
+  made.told(later, 2n)
+  await first
+  state.notified[0]?.()
+  t.equal(made.directoryOf(later), 2n)
+  let done = false
+  const second = Promise.resolve(invalidations.forgetAttributes(later)).then(() => (done = true))
+  await clock.advance(5)
+  t.equal(done, false)
+  state.notified[1]?.()
+  await second
+  t.equal(clock.pending, 0)
+})
+
 t.test('pages are dropped before anybody goes on, unless an operation holds them', async (t) => {
   const { clock, state, invalidations } = setUp()
   let dropped = 0
