@@ -15,6 +15,7 @@
 import { isErrnoName, PosixError } from '../src/domain/errors.ts'
 import type { ErrnoName } from '../src/domain/errors.ts'
 import { NoSuchName } from '../src/client/file-system.ts'
+import { nothingValid } from '../src/client/front-end.ts'
 import type { Entry, FileSystem, Handle, Opened, WriteOptions } from '../src/client/file-system.ts'
 import { isDots } from '../src/client/names.ts'
 import { isDirectory } from '../src/domain/mode.ts'
@@ -28,6 +29,7 @@ import type { Caller } from './caller.ts'
 import type { Sent } from './device.ts'
 import type { Callers } from './mount-callers.ts'
 import type { DirectoryPlaces } from './directory-places.ts'
+import type { DoubtfulListings } from './doubtful-listings.ts'
 import { errnoNumber } from './errno.ts'
 import { decodeFlags, encodeFlags, flagsIoctl } from './flags-ioctl.ts'
 import { LockOwners } from './lock-owners.ts'
@@ -94,9 +96,7 @@ const copyBytesMax = 0xffff_f000n
  */
 const appendFlags = (flags: number): number => (has(flags, openAppend) ? protocol.openReplyFlag.DIRECT_IO : 0)
 
-const replyFlags = (opened: Opened): number =>
-  (opened.keepCache ? protocol.openReplyFlag.KEEP_CACHE : 0) |
-  (opened.cacheDirectory ? protocol.openReplyFlag.CACHE_DIR : 0)
+const keepFlags = (opened: Opened): number => (opened.keepCache ? protocol.openReplyFlag.KEEP_CACHE : 0)
 
 /** The kernel holds the lock of the directory that they are about alone. */
 const changesNames: ReadonlySet<number> = new Set([
@@ -129,10 +129,11 @@ export const createDispatcher = (options: {
   callers: Callers
   listings: UntakenAnswers
   made: UntakenAnswers
+  doubtful: DoubtfulListings
   places: DirectoryPlaces
   log: Log
 }): Dispatcher => {
-  const { fileSystem: fs, channel, callers, listings, made, places, log } = options
+  const { fileSystem: fs, channel, callers, listings, made, doubtful, places, log } = options
   /** Headers and small structs of replies are built here, one after the other: sending is synchronous. */
   const head = Buffer.alloc(replyHeadBytes)
   const out = new DataView(head.buffer, head.byteOffset, head.length)
@@ -199,14 +200,22 @@ export const createDispatcher = (options: {
       references.delete(key)
       places.forgotten(nodeId)
       made.taken(nodeId)
+      listings.allTaken(nodeId)
+      doubtful.forgotten(nodeId)
     }
     fs.forget(inoOf(nodeId), count)
   }
 
+  /** Attributes of a directory of which the kernel has listings that may be wrong are not to be believed. */
+  const believable = (entry: Entry): Entry =>
+    doubtful.has(nodeIdOf(entry.attributes.ino))
+      ? { attributes: entry.attributes, validity: { ...entry.validity, attributesMs: 0 } }
+      : entry
+
   const replyEntry = (request: Request, entry: Entry): Sent => {
     const nodeId = nodeIdOf(entry.attributes.ino)
     refer(nodeId)
-    const sent = reply(request, protocol.encodeEntry(out, protocol.outHeaderBytes, nodeId, entry))
+    const sent = reply(request, protocol.encodeEntry(out, protocol.outHeaderBytes, nodeId, believable(entry)))
     if (sent === 'gone' || sent === 'refused') forget(nodeId, 1n)
     return sent
   }
@@ -246,11 +255,11 @@ export const createDispatcher = (options: {
   }
 
   const replyAttributes = (request: Request, entry: Entry): void => {
-    reply(request, protocol.encodeAttr(out, protocol.outHeaderBytes, entry))
+    reply(request, protocol.encodeAttr(out, protocol.outHeaderBytes, believable(entry)))
   }
 
   const encodeOpened = (at: number, opened: Opened, flags: number): number =>
-    protocol.encodeOpened(out, at, { handle: opened.handle, flags: replyFlags(opened) | appendFlags(flags) })
+    protocol.encodeOpened(out, at, { handle: opened.handle, flags: keepFlags(opened) | appendFlags(flags) })
 
   /** Of a handle that nobody has: the reply that told of it was not delivered. */
   const dropped = (what: Promise<void>): void => {
@@ -295,15 +304,18 @@ export const createDispatcher = (options: {
     reply(request)
   }
 
+  /** Under which an answer to a listing waits to be taken over. Threads of other pid namespaces have no numbers. */
+  const readerOf = ({ caller: { pid }, ino }: Request): bigint => (pid > 0 ? BigInt(pid) : -nodeIdOf(ino))
+
   const list = async (request: Request, plus: boolean): Promise<void> => {
-    const { handle, offset, size } = protocol.decodeRead(request.message)
+    const { offset, size } = protocol.decodeRead(request.message)
+    const directory = nodeIdOf(request.ino)
     const listing = protocol.messageOf(Buffer.allocUnsafe(Math.min(size, listingBytesMax)))
     const counted: bigint[] = []
     let end = 0
     let cut = false
-    listings.taken(handle)
-    await fs.readdir(request.caller, handle, offset, { plus }, (found) => {
-      const entry = plus && found.entry !== undefined ? found.entry : undefined
+    const mayKeep = await fs.readdir(request.caller, request.ino, offset, { plus }, (found) => {
+      const entry = plus && found.entry !== undefined ? believable(found.entry) : undefined
       const dirent: DirentOut = {
         name: found.name,
         ino: found.ino,
@@ -324,11 +336,23 @@ export const createDispatcher = (options: {
     // An empty answer would mean the end of the directory.
     if (cut && end === 0) throw new PosixError('EINVAL')
     for (const nodeId of counted) refer(nodeId)
-    if (end > 0) listings.told(handle, nodeIdOf(request.ino))
+    if (end > 0) listings.told(readerOf(request), directory)
+    if (!mayKeep) doubtful.add(directory)
     const sent = reply(request, protocol.outHeaderBytes, listing.bytes.subarray(0, end))
     if (sent !== 'gone' && sent !== 'refused') return
-    listings.taken(handle)
+    listings.taken(readerOf(request))
     for (const nodeId of counted) forget(nodeId, 1n)
+  }
+
+  /** Who begins to read a directory asks for its attributes when it does not believe any. */
+  const getattr = async (request: Request): Promise<void> => {
+    const handle: Handle | undefined = protocol.decodeGetattr(request.message)
+    const entry = await fs.getattr(request.caller, request.ino, handle)
+    const directory = nodeIdOf(request.ino)
+    if (!doubtful.has(directory)) return replyAttributes(request, entry)
+    await doubtful.drop(directory)
+    // What has been waited with is not to be believed.
+    replyAttributes(request, { ...entry, validity: nothingValid })
   }
 
   const copyFileRange = async (request: Request, bytesMax?: bigint): Promise<bigint> => {
@@ -450,19 +474,13 @@ export const createDispatcher = (options: {
   const { opcode } = protocol
   const handlers = new Map<number, Handler>([
     [opcode.LOOKUP, lookup],
-    [
-      opcode.GETATTR,
-      async (request) => {
-        const handle: Handle | undefined = protocol.decodeGetattr(request.message)
-        replyAttributes(request, await fs.getattr(request.caller, request.ino, handle))
-      },
-    ],
+    [opcode.GETATTR, getattr],
     [
       opcode.STATX,
       async (request) => {
         const handle = protocol.decodeGetattr(request.message)
         const entry = await fs.getattr(request.caller, request.ino, handle)
-        reply(request, protocol.encodeStatx(out, protocol.outHeaderBytes, entry))
+        reply(request, protocol.encodeStatx(out, protocol.outHeaderBytes, believable(entry)))
       },
     ],
     [
@@ -602,29 +620,14 @@ export const createDispatcher = (options: {
         reply(request)
       },
     ],
-    [
-      opcode.OPENDIR,
-      async (request) => {
-        const opened = await fs.opendir(request.caller, request.ino)
-        const sent = reply(request, encodeOpened(protocol.outHeaderBytes, opened, 0))
-        if (sent === 'gone' || sent === 'refused') dropped(fs.releasedir(opened.handle))
-      },
-    ],
+    // For good: directories are read without being opened (see doubtful-listings.ts), and RELEASEDIR never comes.
+    [opcode.OPENDIR, async (request) => replyError(request, 'ENOSYS')],
     [opcode.READDIR, (request) => list(request, false)],
     [opcode.READDIRPLUS, (request) => list(request, true)],
     [
-      opcode.RELEASEDIR,
-      async (request) => {
-        const { handle } = protocol.decodeRelease(request.message)
-        listings.taken(handle)
-        await fs.releasedir(handle)
-        reply(request)
-      },
-    ],
-    [
       opcode.FSYNCDIR,
       async (request) => {
-        await fs.fsyncdir(request.caller, protocol.decodeFsync(request.message).handle)
+        await fs.fsyncdir(request.caller, request.ino)
         reply(request)
       },
     ],
@@ -755,6 +758,8 @@ export const createDispatcher = (options: {
       }
       pending.set(unique, request)
       made.taken(header.nodeId)
+      // A READ may come from a page fault while a listing is being copied to its reader.
+      if (header.pid > 0 && code !== opcode.READ) listings.taken(BigInt(header.pid))
       if (earlyInterrupts.size > 0 && earlyInterrupts.delete(unique)) signalled(request)
       if (code === opcode.WRITE) {
         const { done, kept } = write(request)

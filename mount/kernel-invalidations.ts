@@ -16,6 +16,7 @@
  *   processor, so it is tried again until one of both has come. What makes inodes does not look at the version: an answer that the
  *   kernel may not have taken over yet is waited for as a listing is, and the inode invalidated once more. (SETATTR, LINK and TMPFILE do not
  *   look either, and hold no lock that would tell; their answers are never told with a validity.)
+ * - Listings: see doubtful-listings.ts. What may not have been taken over is waited for as above.
  * - Mapped memory: INVAL_INODE with a range. It waits for pages that a READ or WRITE holds, which may wait for the lease that is to be given
  *   back. Nobody waits for it then: who reads a mapping at the same moment as another mount writes may see either. The device has only a few
  *   notifications under way, so two that wait like that hold up all others, while what they wait for may be waiting for one of those
@@ -29,6 +30,7 @@ import type { Ino } from '../src/domain/ids.ts'
 import type { Clock } from '../src/platform/clock.ts'
 import type { Device } from './device.ts'
 import type { Dispatcher } from './dispatcher.ts'
+import type { DoubtfulListings } from './doubtful-listings.ts'
 import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor, nameInvalidation } from './protocol.ts'
 import type { UntakenAnswers } from './untaken-answers.ts'
 
@@ -44,13 +46,14 @@ export interface KernelInvalidationsOptions {
   listings: UntakenAnswers
   /** What was made. */
   made: UntakenAnswers
+  doubtful: DoubtfulListings
   clock: Clock
   /** False: the kernel is to cache no names. */
   cacheNames: boolean
 }
 
 export const kernelInvalidations = (options: KernelInvalidationsOptions): Invalidations => {
-  const { device, dispatcher, listings, made, clock, cacheNames } = options
+  const { device, dispatcher, listings, made, doubtful, clock, cacheNames } = options
   const epoch = epochIncrement()
 
   /** False: to be tried again. */
@@ -95,6 +98,12 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
       const directory = made.directoryOf(dispatcher.nodeIdOf(ino))
       if (directory === undefined) return forgetAttributesSoon(ino)
       return untilTaken(made, directory).then(() => forgetAttributesSoon(ino))
+    },
+    forgetListing: async (ino) => {
+      const directory = dispatcher.nodeIdOf(ino)
+      doubtful.add(directory)
+      if (listings.isUntaken(directory)) await untilTaken(listings, directory)
+      await doubtful.drop(directory)
     },
     dropData: (ino, range) =>
       new Promise((resolve) => {

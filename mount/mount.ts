@@ -24,6 +24,7 @@ import type { MountDriver, MountOptions } from './mount-options.ts'
 import { escapeOption, fusermount } from './mount-fusermount.ts'
 import { run } from './mount-run.ts'
 import { mountedAt } from './mount-table.ts'
+import { DoubtfulListings } from './doubtful-listings.ts'
 import { kernelInvalidations } from './kernel-invalidations.ts'
 import { transferBytesMax } from './protocol.ts'
 import { UntakenAnswers } from './untaken-answers.ts'
@@ -220,6 +221,7 @@ const serveKernel = async ({ fileSystem, mountPoint, options, fsName, log, clock
   const device = openDevice({ clock, log, kind: process.env['SHOAL_FUSE_DEVICE'], descriptor })
   const listings = new UntakenAnswers()
   const made = new UntakenAnswers()
+  const doubtful = new DoubtfulListings(device, clock, listings)
   const places = new DirectoryPlaces({
     clock,
     cacheNames,
@@ -231,10 +233,11 @@ const serveKernel = async ({ fileSystem, mountPoint, options, fsName, log, clock
     callers: realCallers(clock),
     listings,
     made,
+    doubtful,
     places,
     log,
   })
-  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, made, clock, cacheNames }))
+  fileSystem.onInvalidate(kernelInvalidations({ device, dispatcher, listings, made, doubtful, clock, cacheNames }))
   const done = new Promise<void>((resolve) => {
     device.start({
       request: (message) => dispatcher.request(message),

@@ -63,8 +63,10 @@ export const opcode = {
   REMOVEXATTR: 24,
   FLUSH: 25,
   INIT: 26,
+  /** Not served: directories are read without being opened. */
   OPENDIR: 27,
   READDIR: 28,
+  /** Never sent, since OPENDIR is not served. */
   RELEASEDIR: 29,
   FSYNCDIR: 30,
   GETLK: 31,
@@ -133,7 +135,7 @@ export const initFlag = {
   DIRECT_IO_ALLOW_MMAP: 1n << 36n,
 } as const
 
-export const openReplyFlag = { DIRECT_IO: 1 << 0, KEEP_CACHE: 1 << 1, CACHE_DIR: 1 << 3 } as const
+export const openReplyFlag = { DIRECT_IO: 1 << 0, KEEP_CACHE: 1 << 1 } as const
 export const openRequestFlag = { KILL_SUIDGID: 1 } as const
 /** CACHE: written back from the page cache, where a mapping has put it; not a write(2) of anybody. */
 export const writeFlag = { CACHE: 1 << 0, KILL_SUIDGID: 1 << 2 } as const
@@ -176,9 +178,7 @@ export const structBytes: ReadonlyMap<number, number> = new Map<number, number>(
   [opcode.LISTXATTR, 8],
   [opcode.FLUSH, 24],
   [opcode.INIT, 16],
-  [opcode.OPENDIR, 8],
   [opcode.READDIR, 40],
-  [opcode.RELEASEDIR, 24],
   [opcode.FSYNCDIR, 16],
   [opcode.GETLK, 48],
   [opcode.SETLK, 48],
@@ -360,7 +360,6 @@ export const decodeLink = (message: Message): { nodeId: bigint; name: Buffer } =
   name: decodeName(message, body + 8).name,
 })
 
-/** Also for OPENDIR. */
 export const decodeOpen = ({ view }: Message): { flags: number; openFlags: number } => ({
   flags: view.getUint32(body, little),
   openFlags: view.getUint32(body + 4, little),
@@ -376,7 +375,7 @@ export const decodeCreate = (
   name: decodeName(message, body + 16).name,
 })
 
-/** Also for READDIR and READDIRPLUS, where the offset is a cookie. */
+/** Also for READDIR and READDIRPLUS, where the offset is a cookie and the handle 0. */
 export const decodeRead = ({ view }: Message): { handle: bigint; offset: bigint; size: number } => ({
   handle: view.getBigUint64(body, little),
   offset: view.getBigUint64(body + 8, little),
@@ -399,14 +398,12 @@ export const decodeWrite = ({
   }
 }
 
-/** Also for RELEASEDIR. */
 export const decodeRelease = ({ view }: Message): { handle: bigint; releaseFlags: number; lockOwner: bigint } => ({
   handle: view.getBigUint64(body, little),
   releaseFlags: view.getUint32(body + 12, little),
   lockOwner: view.getBigUint64(body + 16, little),
 })
 
-/** Also for FSYNCDIR. */
 export const decodeFsync = ({ view }: Message): { handle: bigint; dataOnly: boolean } => ({
   handle: view.getBigUint64(body, little),
   dataOnly: (view.getUint32(body + 8, little) & fsyncFlag.FDATASYNC) !== 0,

@@ -4,11 +4,15 @@
  *
  * | answers to            | key           | taken over when                                                                     |
  * |-----------------------|---------------|-------------------------------------------------------------------------------------|
- * | READDIR, READDIRPLUS  | open directory| the next request of the same open directory comes, or one that changes the directory |
+ * | READDIR, READDIRPLUS  | thread        | the next request of the same thread comes, or one that changes the directory        |
  * | CREATE, MKDIR, …      | node id made  | a request about what was made comes, or one that changes the directory              |
  *
  * Source: fs/namei.c, fs/readdir.c, fs/fuse/dir.c of Linux 6.18: what was made can be found by others only after the lock was given back.
  */
+
+/** Beyond that the oldest count as taken over: a thread may be gone before it has asked for anything else. */
+const answersMax = 16_384
+
 export class UntakenAnswers {
   readonly #answers = new Map<bigint, Answer>()
   /** By the node id of the directory, by key. */
@@ -28,6 +32,7 @@ export class UntakenAnswers {
     const answers = this.#ofDirectory.get(directory)
     if (answers === undefined) this.#ofDirectory.set(directory, new Map([[key, answer]]))
     else answers.set(key, answer)
+    if (this.#answers.size > answersMax) for (const oldest of this.#answers.keys()) return this.taken(oldest)
   }
 
   /** The kernel has taken over what was told under this key, or never will. */

@@ -3,7 +3,8 @@
  * semantics of files here.
  *
  * Left out, so that the kernel does the right thing: `create` (it does not tell its flags; without it the kernel makes the file by mknod,
- * which fails where there is one, and opens it with all flags), `access` (default_permissions), `opendir` (a listing does not tell its handle).
+ * which fails where there is one, and opens it with all flags), `access` (default_permissions), `opendir` (directories are read
+ * without being opened).
  */
 import type { Attributes, FileSystem, Handle } from '../../src/client/file-system.ts'
 import { PosixError } from '../../src/domain/errors.ts'
@@ -96,15 +97,6 @@ export const operationsOf = (fs: FileSystem): ReadonlyMap<string, Operation> => 
     if (room.length > 0 && value.length > room.length) throw new PosixError('ERANGE')
     value.copy(room)
     return value.length
-  }
-
-  const withDirectory = async <T>({ caller }: Call, path: string, use: (handle: Handle) => Promise<T>): Promise<T> => {
-    const { handle } = await paths.at(caller, path, (ino) => fs.opendir(caller, ino))
-    try {
-      return await use(handle)
-    } finally {
-      await fs.releasedir(handle)
-    }
   }
 
   return new Map([
@@ -281,14 +273,14 @@ export const operationsOf = (fs: FileSystem): ReadonlyMap<string, Operation> => 
     [
       'readdir',
       operation(
-        (call, path: string) =>
-          withDirectory(call, path, async (handle) => {
+        ({ caller }, path: string) =>
+          paths.at(caller, path, async (ino) => {
             const names: string[] = []
             const stats: Uint32Array[] = []
             let cookie = 0n
             for (let before = -1; before < names.length;) {
               before = names.length
-              await fs.readdir(call.caller, handle, cookie, { plus: false }, (entry) => {
+              await fs.readdir(caller, ino, cookie, { plus: false }, (entry) => {
                 names.push(entry.name.toString())
                 stats.push(encodeListed(entry.ino, entry.type))
                 cookie = entry.cookie
@@ -300,10 +292,7 @@ export const operationsOf = (fs: FileSystem): ReadonlyMap<string, Operation> => 
         () => [[], []],
       ),
     ],
-    [
-      'fsyncdir',
-      operation((call, path: string) => withDirectory(call, path, (handle) => fs.fsyncdir(call.caller, handle))),
-    ],
+    ['fsyncdir', operation(({ caller }, path: string) => paths.at(caller, path, (ino) => fs.fsyncdir(caller, ino)))],
     [
       'statfs',
       operation(

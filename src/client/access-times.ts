@@ -47,6 +47,11 @@ export class AccessTimes {
     this.#changed = changed
   }
 
+  /** A listing must not be read without being noted. Otherwise that is noted once after each change, and so is known here. */
+  get notesEachListing(): boolean {
+    return this.#policy.directories === 'always'
+  }
+
   /** Something of it was read that now has these attributes. */
   read(attributes: Attributes): void {
     const mode = isDirectory(attributes.mode) ? this.#policy.directories : this.#policy.others

@@ -20,7 +20,7 @@ export class Cached {
   target: Buffer | undefined
   /** The pages of the file that the front end has were read under this lease. */
   hasPages = false
-  /** Of a directory: the listing that the front end keeps, if any, was read under this lease. */
+  /** Of a directory: the front end may keep a listing that it was told under this lease. */
   hasListing = false
   /** Number of the newest entry of the journal that concerns it. */
   journaled = 0

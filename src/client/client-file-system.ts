@@ -219,7 +219,7 @@ export class ClientFileSystem implements FileSystem {
     this.#fileIo = fileIo
     this.#fileChanges = fileChanges
     this.#openFiles = new OpenFiles({ core, handles, flusher, fileChanges, fileLocks, inodeOperations, namespace })
-    this.#directories = new Directories(core, handles, this.#lostChanges)
+    this.#directories = new Directories(core, this.#lostChanges)
     this.#statistics = new Statistics({
       clock,
       ask: async (signal) => {
@@ -358,31 +358,21 @@ export class ClientFileSystem implements FileSystem {
   }
 
   fsync(context: Context, handle: Handle): Promise<void> {
-    return this.#handles.isDirectory(handle)
-      ? this.#directories.fsyncdir(context, handle)
-      : this.#fileIo.fsync(context, handle)
-  }
-
-  async opendir(_context: Context, ino: Ino): Promise<Opened> {
-    return this.#directories.opendir(ino)
+    return this.#fileIo.fsync(context, handle)
   }
 
   readdir(
     context: Context,
-    handle: Handle,
+    directory: Ino,
     cookie: bigint,
     options: { plus: boolean },
     accept: (entry: DirectoryEntry) => boolean,
-  ): Promise<void> {
-    return this.#directories.readdir(context, handle, cookie, options, accept)
+  ): Promise<boolean> {
+    return this.#directories.readdir(context, directory, cookie, options, accept)
   }
 
-  async releasedir(handle: Handle): Promise<void> {
-    this.#directories.releasedir(handle)
-  }
-
-  fsyncdir(context: Context, handle: Handle): Promise<void> {
-    return this.#directories.fsyncdir(context, handle)
+  fsyncdir(context: Context, directory: Ino): Promise<void> {
+    return this.#directories.fsyncdir(context, directory)
   }
 
   syncfs(context: Context): Promise<void> {

@@ -1,10 +1,4 @@
-/**
- * Listing directories, and making durable what was done in them. The front end may keep a listing that it reads under a lease, and finds it
- * again at the next opendir.
- *
- * Invariant: all open directories of one inode that may add to what the front end keeps were opened under one lease. So an answer that was
- * given under an earlier one cannot get in among what is read under a later one.
- */
+/** Listing directories, and making durable what was done in them. */
 import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
 import type { ReaddirRequest } from '../protocol/gen/shoal/v1/session.pb.ts'
@@ -12,10 +6,12 @@ import type { Cached } from './cached.ts'
 import type { ClientCore } from './client-core.ts'
 import { DirectoryListing } from './directory-listing.ts'
 import type { Fetched, Listed, ListingSource } from './directory-listing.ts'
-import type { Context, DirectoryEntry, Handle, Opened } from './file-system.ts'
-import type { Handles } from './handles.ts'
+import type { Context, DirectoryEntry } from './file-system.ts'
 import type { LostChanges } from './lost-changes.ts'
 import { orAborted } from './waiting.ts'
+
+/** Listings that are being read at a time, each perhaps with a page of entries. Those that were used longest ago begin anew where they are. */
+const listingsMax = 64
 
 /** Entries of a directory. Takes note of what came with leases; gives the newest attributes of the entries. */
 export const fetchEntries = async (
@@ -30,11 +26,10 @@ export const fetchEntries = async (
     const attributes = reply.entries.map((entry) =>
       entry.attributes === undefined ? undefined : core.learn(entry.attributes, entry.lease),
     )
-    if (!watch.spoiled && leases.current(request.ino, reply.lease)) {
-      const cached = leases.cached(request.ino)!
-      names.listed(request.ino, cached, request, reply)
-    }
-    return { reply, attributes }
+    const isRight = !watch.spoiled && leases.current(request.ino, reply.lease)
+    const under = isRight ? leases.cached(request.ino) : undefined
+    if (under !== undefined) names.listed(request.ino, under, request, reply)
+    return { reply, attributes, under }
   } finally {
     names.unwatch(watch)
   }
@@ -42,57 +37,39 @@ export const fetchEntries = async (
 
 export class Directories {
   readonly #core: ClientCore
-  readonly #handles: Handles
   readonly #lost: LostChanges
-  /** Open directories whose listing the front end may keep: how many, and the lease that they were opened under. */
-  readonly #kept = new Map<Ino, { under: Cached; count: number }>()
+  /** By directory and caller, used longest ago first. */
+  readonly #listings = new Map<string, DirectoryListing>()
 
-  constructor(core: ClientCore, handles: Handles, lost: LostChanges) {
+  constructor(core: ClientCore, lost: LostChanges) {
     this.#core = core
-    this.#handles = handles
     this.#lost = lost
-  }
-
-  opendir(ino: Ino): Opened {
-    const listing = new DirectoryListing(ino, this.#core.root, this.#source)
-    const errors = this.#lost.cursor(ino)
-    const under = this.#core.leases.usableCached(ino)
-    const kept = this.#kept.get(ino)
-    // Told before a name is: what is believed of the directory is taken back when the lease is.
-    const isTold = under !== undefined && this.#core.frontEnd.namesMs(ino) > 0
-    if (!isTold || (kept !== undefined && kept.under !== under)) {
-      return {
-        handle: this.#handles.addDirectory(listing, { errors, isKept: false }),
-        keepCache: false,
-        cacheDirectory: false,
-      }
-    }
-    this.#kept.set(ino, { under, count: (kept?.count ?? 0) + 1 })
-    const keepCache = under.hasListing
-    under.hasListing = true
-    this.#core.leases.touch(ino)
-    // What is read of a kept listing is never asked for here, so opening counts as reading.
-    if (keepCache) this.#core.wasRead(ino)
-    return { handle: this.#handles.addDirectory(listing, { errors, isKept: true }), keepCache, cacheDirectory: true }
   }
 
   readdir(
     context: Context,
-    handle: Handle,
+    directory: Ino,
     cookie: bigint,
     options: { plus: boolean },
     accept: (entry: DirectoryEntry) => boolean,
-  ): Promise<void> {
+  ): Promise<boolean> {
     return this.#core.run(context, async (signal) => {
-      const { listing } = this.#handles.directory(handle)
+      const key = `${directory} ${context.pid}`
+      const listing = this.#listing(key, directory)
       let isOver = false
-      const take = (entry: Listed): boolean => !isOver && accept(this.#entry(listing.ino, entry))
+      let isAtEnd = true
+      const take = (entry: Listed): boolean => {
+        isAtEnd = false
+        return !isOver && accept(this.#entry(directory, entry))
+      }
       try {
-        await orAborted(listing.list(cookie, options, take), signal)
-        this.#core.wasRead(listing.ino)
+        const under = await orAborted(listing.list(cookie, options, take), signal)
+        this.#core.wasRead(directory)
+        if (isAtEnd) this.#listings.delete(key)
+        return this.#mayKeep(directory, under)
       } catch (caught) {
         // A directory that was removed while it is open is empty.
-        if (caught instanceof PosixError && caught.code === 'ESTALE') return
+        if (caught instanceof PosixError && caught.code === 'ESTALE') return false
         throw caught
       } finally {
         isOver = true
@@ -100,29 +77,40 @@ export class Directories {
     })
   }
 
-  /** What was done in it is durable, or EIO, once. */
-  fsyncdir(context: Context, handle: Handle): Promise<void> {
+  /** What was done in it is durable, or EIO. */
+  fsyncdir(context: Context, directory: Ino): Promise<void> {
     return this.#core.run(context, async (signal) => {
-      const { listing, errors } = this.#handles.directory(handle)
       const { journal } = this.#core
       await orAborted(journal.settled(journal.last), signal)
-      this.#lost.check(listing.ino, errors)
+      this.#lost.check(directory, context.pid)
     })
   }
 
-  releasedir(handle: Handle): void {
-    const directory = this.#handles.removeDirectory(handle)
-    if (directory?.isKept !== true) return
-    const { ino } = directory.listing
-    const kept = this.#kept.get(ino)!
-    if (kept.count > 1) kept.count--
-    else this.#kept.delete(ino)
-  }
-
   readonly #source: ListingSource = {
-    names: (directory) => this.#core.leases.usableCached(directory)?.names,
+    cached: (directory) => this.#core.leases.usableCached(directory),
     known: (ino) => this.#core.known(ino),
     fetch: (request) => fetchEntries(this.#core, request),
+    nowMs: () => this.#core.clock.nowMs(),
+  }
+
+  #listing(key: string, directory: Ino): DirectoryListing {
+    const listing = this.#listings.get(key) ?? new DirectoryListing(directory, this.#core.root, this.#source)
+    this.#listings.delete(key)
+    this.#listings.set(key, listing)
+    for (const oldest of this.#listings.keys()) {
+      if (this.#listings.size <= listingsMax) break
+      this.#listings.delete(oldest)
+    }
+    return listing
+  }
+
+  /** What was told under this lease is right for as long as that lasts. */
+  #mayKeep(directory: Ino, under: Cached | undefined): boolean {
+    const { leases, frontEnd, accessTimes } = this.#core
+    if (under === undefined || under !== leases.usableCached(directory)) return false
+    leases.touch(directory)
+    // Who keeps a listing does not say that it was read again.
+    return !accessTimes.notesEachListing && frontEnd.keepsListing(under)
   }
 
   /** The listing may be older than what is known of its names by now: only what is the same may be believed. */

@@ -1,10 +1,10 @@
 /**
- * Reads one open directory. What is known of its names under its lease is told from here, as far as it goes (see directory-names.ts); the
+ * One reading of a directory. What is known of its names under its lease is told from here, as far as it goes (see directory-names.ts); the
  * rest comes in pages from the master. Both have the same cookies, so a listing can change over at any entry.
  *
- * The kernel asks for less at a time than a page has, so the rest of a page is kept
- * for its next request. What a page brings under leases is noted when it arrives; of an entry of a kept page those attributes are told
- * that are known at that moment, because the page's own may be old by then.
+ * The kernel asks for less at a time than a page has, so the rest of a page is kept for its next request, for a second: whoever comes back to
+ * a place in a directory later is told what is there then. What a page brings under leases is noted when it arrives; of an entry of a kept
+ * page those attributes are told that are known at that moment, because the page's own may be old by then.
  *
  * What is made after a listing was begun is left out: a program that makes or renames an entry for each that it reads comes to an end.
  *
@@ -15,10 +15,11 @@ import type { Ino } from '../domain/ids.ts'
 import { asIno } from '../domain/ids.ts'
 import { S_IFDIR } from '../domain/mode.ts'
 import type { DirectoryEntry as WireEntry, ReaddirReply } from '../protocol/gen/shoal/v1/session.pb.ts'
-import type { KnownAttributes } from './cached.ts'
-import type { DirectoryNames } from './directory-names.ts'
+import type { Cached, KnownAttributes } from './cached.ts'
 
 export const pageEntries = 512
+/** As long as programs take for a part of a listing, or a little longer. */
+const pageMs = 1000
 const dot = Buffer.from('.')
 const dotDot = Buffer.from('..')
 
@@ -34,21 +35,26 @@ export interface Fetched {
   reply: ReaddirReply
   /** The newest that are known, of each entry. */
   attributes: readonly (KnownAttributes | undefined)[]
+  /** The lease under which the entries are right. */
+  under: Cached | undefined
 }
 
 export interface ListingSource {
   /** Asks the master, and takes note of what came with leases. */
   fetch(request: { ino: Ino; cookie: bigint; entriesMax: number; plus: boolean }): Promise<Fetched>
-  /** What is known of a directory's names at this moment. */
-  names(directory: Ino): DirectoryNames | undefined
+  /** What is known of the directory under a lease that can be used at this moment. */
+  cached(directory: Ino): Cached | undefined
   /** Attributes that can be told without asking. */
   known(ino: Ino): KnownAttributes | undefined
+  nowMs(): number
 }
 
 interface Page {
   after: bigint
   entries: readonly WireEntry[]
   end: boolean
+  under: Cached | undefined
+  atMs: number
 }
 
 interface PageOfEntries {
@@ -72,32 +78,46 @@ export class DirectoryListing {
     this.#parent = root
   }
 
-  /** Entries after the cookie until `accept` says false, or with `plus` a page ends; none only at the end of the directory. */
-  async list(cookie: bigint, options: { plus: boolean }, accept: (entry: Listed) => boolean): Promise<void> {
+  /**
+   * Entries after the cookie until `accept` says false, or with `plus` a page ends; none only at the end of the directory. Gives the lease
+   * under which all of them were right when they were handed over, if there is one.
+   */
+  async list(
+    cookie: bigint,
+    options: { plus: boolean },
+    accept: (entry: Listed) => boolean,
+  ): Promise<Cached | undefined> {
     if (cookie === 0n) this.#bound = undefined
-    if (this.#listKnown(cookie, options, accept)) return
+    const cached = this.#source.cached(this.ino)
+    if (cached !== undefined && this.#listKnown(cached, cookie, options, accept)) return cached
     let after = cookie > 2n ? cookie : 0n
     let fetched = await this.#pageAfter(after, options.plus, cookie === 0n)
-    if (cookie < 1n && !accept({ name: dot, ino: this.ino, type: S_IFDIR, cookie: 1n })) return
-    if (cookie < 2n && !accept({ name: dotDot, ino: this.#parent, type: S_IFDIR, cookie: 2n })) return
+    let { under } = fetched.page
+    if (cookie < 1n && !accept({ name: dot, ino: this.ino, type: S_IFDIR, cookie: 1n })) return under
+    if (cookie < 2n && !accept({ name: dotDot, ino: this.#parent, type: S_IFDIR, cookie: 2n })) return under
     for (;;) {
       for (const [index, entry] of fetched.page.entries.entries()) {
         if (entry.cookie <= after) continue
-        if (this.#isNew(entry.cookie)) return
+        if (this.#isNew(entry.cookie)) return under
         const listed: Listed = { name: entry.name, ino: asIno(entry.ino), type: entry.type, cookie: entry.cookie }
         const attributes = options.plus ? fetched.attributesOf(index) : undefined
         if (attributes !== undefined) listed.attributes = attributes
-        if (!accept(listed)) return
+        if (!accept(listed)) return under
         after = entry.cookie
       }
-      if (options.plus || fetched.page.end) return
+      if (options.plus || fetched.page.end) return under
       fetched = await this.#pageAfter(after, false, true)
+      if (fetched.page.under !== under) under = undefined
     }
   }
 
   /** False: nothing was told, and the master has to be asked. */
-  #listKnown(cookie: bigint, options: { plus: boolean }, accept: (entry: Listed) => boolean): boolean {
-    const names = this.#source.names(this.ino)
+  #listKnown(
+    { names }: Cached,
+    cookie: bigint,
+    options: { plus: boolean },
+    accept: (entry: Listed) => boolean,
+  ): boolean {
     const parent = this.ino === this.#root ? this.#root : names?.parent
     const entries = names?.after(cookie)
     if (entries === undefined) return false
@@ -131,16 +151,21 @@ export class DirectoryListing {
   /** With at least one entry after the cookie, unless that is the end. */
   async #pageAfter(cookie: bigint, plus: boolean, again: boolean): Promise<PageOfEntries> {
     const kept = this.#page
-    if (kept !== undefined && !again) {
+    if (kept !== undefined && !again && this.#source.nowMs() < kept.atMs + pageMs) {
       const last = kept.entries.at(-1)
       const within =
         cookie >= kept.after && last !== undefined && (cookie < last.cookie || (cookie === last.cookie && kept.end))
       if (within) return { page: kept, attributesOf: (index) => this.#source.known(asIno(kept.entries[index]!.ino)) }
     }
-    const { reply, attributes } = await this.#source.fetch({ ino: this.ino, cookie, entriesMax: pageEntries, plus })
+    const { reply, attributes, under } = await this.#source.fetch({
+      ino: this.ino,
+      cookie,
+      entriesMax: pageEntries,
+      plus,
+    })
     this.#parent = this.ino === this.#root ? this.#root : asIno(reply.parent)
     if (reply.nextCookie > 0n) this.#bound ??= reply.nextCookie
-    const page = { after: cookie, entries: reply.entries, end: reply.end }
+    const page = { after: cookie, entries: reply.entries, end: reply.end, under, atMs: this.#source.nowMs() }
     this.#page = page
     return { page, attributesOf: (index) => attributes[index] }
   }

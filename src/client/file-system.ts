@@ -46,7 +46,7 @@ export interface Context {
   signal: AbortSignal
 }
 
-/** An open file or directory of this client; never 0, never reused. */
+/** An open file of this client; never 0, never reused. */
 export type Handle = bigint
 
 /**
@@ -77,8 +77,6 @@ export interface Opened {
   handle: Handle
   /** Pages that the kernel has of the file are still right. */
   keepCache: boolean
-  /** The kernel may cache a directory's listing. */
-  cacheDirectory: boolean
 }
 
 export interface DirectoryEntry {
@@ -156,6 +154,11 @@ export interface Invalidations {
   /** The attributes of an inode are not to be believed any longer. Undefined: took effect at once; else when the promise resolves. */
   forgetAttributes(ino: Ino): Promise<void> | undefined
   /**
+   * What readdir told of a directory as right for a while is not to be believed any longer, nor what of it is on its way. Undefined: took effect at
+   * once; else when the promise resolves.
+   */
+  forgetListing(directory: Ino): Promise<void> | undefined
+  /**
    * Cached bytes are to be dropped; length -1: to the end. For those who look at them without asking: mapped memory. Resolves when that took
    * effect, or sooner when an operation on the file's data is in progress: such an operation may hold them and wait for the caller.
    */
@@ -211,21 +214,26 @@ export interface FileSystem {
   /** Durable when it resolves: data, and unless dataOnly all metadata, and the file's name. */
   fsync(context: Context, handle: Handle, dataOnly: boolean): Promise<void>
 
-  opendir(context: Context, ino: Ino): Promise<Opened>
   /**
    * Entries after the cookie (0: from ".", 1: from ".."), as many as `accept` takes; it is called in order until it returns false.
-   * With `plus` there may be fewer, but none only at the end.
+   * With `plus` there may be fewer, but none only at the end. Directories are not opened: the parts that one caller (`context.pid`) asks for
+   * are taken for one listing, which leaves out what is made after its beginning.
+   *
+   * True: what was told may be kept and told again at any later time at which the directory's attributes are believed and its mtime is what it
+   * was, unless `forgetListing` comes. The directory was read, whoever tells it again.
    */
   readdir(
     context: Context,
-    handle: Handle,
+    directory: Ino,
     cookie: bigint,
     options: { plus: boolean },
     accept: (entry: DirectoryEntry) => boolean,
-  ): Promise<void>
-  releasedir(handle: Handle): Promise<void>
-  /** What was done in the directory is durable when it resolves. EIO, once for each handle, when something of it is lost. */
-  fsyncdir(context: Context, handle: Handle): Promise<void>
+  ): Promise<boolean>
+  /**
+   * What was done in the directory is durable when it resolves. EIO when something of it is lost: once for each caller whose change it was, and
+   * once for somebody else unless one of those was told before.
+   */
+  fsyncdir(context: Context, directory: Ino): Promise<void>
   /**
    * Everything that this client has buffered becomes durable. EIO when some of it cannot be stored, or when a change of names or attributes that was
    * answered is lost and no syncfs has told it.

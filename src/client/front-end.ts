@@ -92,6 +92,7 @@ export class FrontEnd {
    * come in within a turn; who was stopped for a while finds both at once, the end of its lease and what it was asked meanwhile.
    */
   withdrawLost(ino: Ino, cached: Cached, options: { data: boolean }): void {
+    void this.#withdrawNames(ino, cached)
     void this.#withdrawListing(ino, cached)
     this.#lost.push({ ino, cached, options })
     if (this.#lost.length > 1) return
@@ -117,6 +118,7 @@ export class FrontEnd {
   withdraw(ino: Ino, cached: Cached, options: { data: boolean }): Promise<void> | undefined {
     const waits = [
       options.data ? this.#receiver?.dropData(ino, { offset: 0n, length: -1n }) : undefined,
+      this.#withdrawNames(ino, cached),
       this.#withdrawListing(ino, cached),
       this.forgetAttributes(ino, cached),
     ].filter((wait) => wait !== undefined)
@@ -127,13 +129,17 @@ export class FrontEnd {
     return this.#believes(cached.namesToldMs) ? this.#receiver?.forgetNames(ino) : undefined
   }
 
-  /** What is kept of a listing goes after the front end has read all that it was given. */
+  /** The names of a directory were told to somebody who keeps them. False: nobody does. */
+  keepsListing(cached: Cached): boolean {
+    if (this.#receiver === undefined) return false
+    cached.hasListing = true
+    return true
+  }
+
   #withdrawListing(ino: Ino, cached: Cached): Promise<void> | undefined {
-    const names = this.#withdrawNames(ino, cached)
-    if (!cached.hasListing) return names
+    if (!cached.hasListing) return undefined
     cached.hasListing = false
-    const drop = (): Promise<void> | undefined => this.#receiver?.dropData(ino, { offset: 0n, length: -1n })
-    return names === undefined ? drop() : names.then(drop)
+    return this.#receiver?.forgetListing(ino)
   }
 
   /**

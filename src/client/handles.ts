@@ -1,14 +1,12 @@
-/** The open files and directories of this client, by their handles. Handles are never used again. */
+/** The open files of this client, by their handles. Handles are never used again. */
 import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
-import type { DirectoryListing } from './directory-listing.ts'
 import type { Handle } from './file-system.ts'
 import type { Inode } from './inode.ts'
 import { ReadAhead } from './read-ahead.ts'
 import type { ErrorCursor } from './write-errors.ts'
 
 export interface FileHandle {
-  kind: 'file'
   id: Handle
   inode: Inode
   /** As given to open(2). */
@@ -19,22 +17,12 @@ export interface FileHandle {
   locksLost: boolean
 }
 
-export interface DirectoryHandle {
-  kind: 'directory'
-  id: Handle
-  listing: DirectoryListing
-  errors: ErrorCursor
-  /** The front end may keep what it reads. */
-  isKept: boolean
-}
-
 export class Handles {
-  readonly #handles = new Map<Handle, FileHandle | DirectoryHandle>()
+  readonly #handles = new Map<Handle, FileHandle>()
   #last = 0n
 
   addFile(inode: Inode, flags: number): FileHandle {
     const handle: FileHandle = {
-      kind: 'file',
       id: ++this.#last,
       inode,
       flags,
@@ -47,58 +35,32 @@ export class Handles {
     return handle
   }
 
-  addDirectory(listing: DirectoryListing, { errors, isKept }: { errors: ErrorCursor; isKept: boolean }): Handle {
-    const id = ++this.#last
-    this.#handles.set(id, { kind: 'directory', id, listing, errors, isKept })
-    return id
-  }
-
   find(id: Handle): FileHandle | undefined {
-    const file = this.#handles.get(id)
-    return file?.kind === 'file' ? file : undefined
+    return this.#handles.get(id)
   }
 
   /** Whoever works on these files in the belief that they are locked is told: nothing but closing is possible any more. */
   loseLocks(inos: ReadonlySet<Ino>): void {
     for (const handle of this.#handles.values()) {
-      if (handle.kind === 'file' && inos.has(handle.inode.ino)) handle.locksLost = true
+      if (inos.has(handle.inode.ino)) handle.locksLost = true
     }
   }
 
   /** EBADF; ESTALE when the file was lost with a session, EIO when locks of it were. */
   file(id: Handle): FileHandle {
     const file = this.#handles.get(id)
-    if (file?.kind !== 'file') throw new PosixError('EBADF')
+    if (file === undefined) throw new PosixError('EBADF')
     if (file.inode.stale) throw new PosixError('ESTALE', 'the file was removed while the master was away')
     checkLocks(file)
     return file
   }
 
-  /** EBADF. */
-  directory(id: Handle): DirectoryHandle {
-    const directory = this.#handles.get(id)
-    if (directory?.kind !== 'directory') throw new PosixError('EBADF')
-    return directory
-  }
-
-  isDirectory(id: Handle): boolean {
-    return this.#handles.get(id)?.kind === 'directory'
-  }
-
   /** EBADF. The inode's count of handles is the caller's to take down. */
   removeFile(id: Handle): FileHandle {
     const file = this.#handles.get(id)
-    if (file?.kind !== 'file') throw new PosixError('EBADF')
+    if (file === undefined) throw new PosixError('EBADF')
     this.#handles.delete(id)
     return file
-  }
-
-  /** Undefined: it was none. */
-  removeDirectory(id: Handle): DirectoryHandle | undefined {
-    const directory = this.#handles.get(id)
-    if (directory?.kind !== 'directory') return undefined
-    this.#handles.delete(id)
-    return directory
   }
 }
 

@@ -31,6 +31,8 @@ export interface JournalEntry {
   readonly inos: readonly Ino[]
   /** Those of them that are directories. */
   readonly directories: readonly Ino[]
+  /** The caller who did it (`Context.pid`), where somebody may sync its directories. */
+  readonly maker: number | undefined
   readonly bytes: number
   isSent: boolean
 }

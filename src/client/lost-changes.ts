@@ -1,7 +1,8 @@
 /**
- * Changes that had been answered and were refused by the master later, or lost with the session: told once to each open directory in which
- * they were made, and once to whoever syncs everything. A directory that is opened later sees what nobody was told yet, since programs
- * open it after a rename(2) to sync it. write-errors.ts is the same for files.
+ * Changes that had been answered and were refused by the master later, or lost with the session: told once to each caller that made one of
+ * them, when it syncs the directory, and to somebody else who does that while nobody was told; and once to whoever syncs everything.
+ * Directories are not opened here, so it is the caller that stands for who has the directory open: programs sync a directory in the thread in
+ * which they have renamed something in it. write-errors.ts is the same for files.
  *
  * Of directories in which something was lost the last `directoriesMax` are known: more than one lost session can concern.
  */
@@ -9,29 +10,28 @@ import { PosixError } from '../domain/errors.ts'
 import type { Ino } from '../domain/ids.ts'
 import type { JournalEntry } from './journal.ts'
 import { WriteErrors } from './write-errors.ts'
-import type { ErrorCursor } from './write-errors.ts'
 
 const directoriesMax = 16_384
 
 interface Loss {
-  /** Of the newest one in this directory. */
-  readonly sequence: number
+  /** Threads or processes whose changes were among them, and that were not told. */
+  readonly makers: Set<number>
   isTold: boolean
 }
 
 export class LostChanges {
   /** In all directories and files. */
   readonly anywhere = new WriteErrors()
-  /** One for all directories, so that a cursor stays right when a directory has been forgotten. */
-  #sequence = 0
   /** Lost longest ago first. */
   readonly #losses = new Map<Ino, Loss>()
 
-  record({ directories }: JournalEntry): void {
+  record({ directories, maker }: JournalEntry): void {
     this.anywhere.record('EIO')
     for (const ino of directories) {
+      const makers = this.#losses.get(ino)?.makers ?? new Set()
+      if (maker !== undefined) makers.add(maker)
       this.#losses.delete(ino)
-      this.#losses.set(ino, { sequence: ++this.#sequence, isTold: false })
+      this.#losses.set(ino, { makers, isTold: false })
     }
     for (const oldest of this.#losses.keys()) {
       if (this.#losses.size <= directoriesMax) break
@@ -39,18 +39,15 @@ export class LostChanges {
     }
   }
 
-  /** For a directory that is being opened. */
-  cursor(directory: Ino): ErrorCursor {
+  /** EIO when something was lost in it and this caller is to be told. */
+  check(directory: Ino, pid: number): void {
     const loss = this.#losses.get(directory)
-    return { seen: loss === undefined || loss.isTold ? this.#sequence : loss.sequence - 1 }
-  }
-
-  /** EIO when something was lost in it that this handle was not told of. */
-  check(directory: Ino, cursor: ErrorCursor): void {
-    const loss = this.#losses.get(directory)
-    if (loss === undefined || loss.sequence <= cursor.seen) return
-    cursor.seen = loss.sequence
+    if (loss === undefined) return
+    const isMaker = loss.makers.delete(pid)
+    const wasTold = loss.isTold
     loss.isTold = true
+    if (loss.makers.size === 0) this.#losses.delete(directory)
+    if (wasTold && !isMaker) return
     throw new PosixError('EIO', 'a change that was made in the directory earlier is lost')
   }
 }

@@ -108,12 +108,12 @@ export class Namespace {
   }
 
   unlink(context: Context, parent: Ino, name: Buffer): Promise<void> {
-    if (this.#removeHere({ parent, name }, 'unlink')) return Promise.resolve()
+    if (this.#removeHere(context, { parent, name }, 'unlink')) return Promise.resolve()
     return this.#remove(context, { parent, name }, { $case: 'unlink', value: { parent, name, keepsOpen: true } })
   }
 
   rmdir(context: Context, parent: Ino, name: Buffer): Promise<void> {
-    if (this.#removeHere({ parent, name }, 'rmdir')) return Promise.resolve()
+    if (this.#removeHere(context, { parent, name }, 'rmdir')) return Promise.resolve()
     return this.#remove(context, { parent, name }, { $case: 'rmdir', value: { parent, name } })
   }
 
@@ -123,7 +123,7 @@ export class Namespace {
     return this.#core.run(context, async (signal) => {
       await this.#flushMoved(source, signal)
       if (flags === exchange) await this.#flushMoved(target, signal)
-      if (this.#core.writeBehind.rename(source, target, flags)) return
+      if (this.#core.writeBehind.rename(context, source, target, flags)) return
       const inos = [this.#leadsTo(source), this.#leadsTo(target)]
       await this.#change([source, target], inos, { $case: 'rename', value }, 'changed', signal, (result, nameIs) => {
         if (result.$case !== 'changed') return
@@ -175,7 +175,7 @@ export class Namespace {
   }
 
   #link(context: Context, ino: Ino, place: Place): Promise<Entry> {
-    const made = this.#core.writeBehind.link(ino, place)
+    const made = this.#core.writeBehind.link(context, ino, place)
     if (made !== undefined) return Promise.resolve(this.#core.unbelievedEntry(made.attributes, made.entryMs))
     return this.#make(context, place, { $case: 'link', value: { ino, ...place } }, [ino])
   }
@@ -196,8 +196,8 @@ export class Namespace {
     })
   }
 
-  #removeHere(place: Place, kind: 'unlink' | 'rmdir'): boolean {
-    const isDone = this.#core.writeBehind.remove(place, kind)
+  #removeHere(context: Context, place: Place, kind: 'unlink' | 'rmdir'): boolean {
+    const isDone = this.#core.writeBehind.remove(context, place, kind)
     if (isDone) this.#core.removals.removed(place.parent)
     return isDone
   }
@@ -205,7 +205,7 @@ export class Namespace {
   #remove(context: Context, place: Place, operation: RemoveOperation): Promise<void> {
     return this.#core.run(context, async (signal) => {
       const isBrought = await this.#core.removals.bring(place, signal)
-      if (isBrought && this.#removeHere(place, operation.$case)) return
+      if (isBrought && this.#removeHere(context, place, operation.$case)) return
       const inos = [this.#leadsTo(place)]
       await this.#change(
         [place],

@@ -112,7 +112,7 @@ export class OpenFiles {
     inode.creation = here.entry
     inode.unsyncedComplete = true
     const { id } = this.#handles.addFile(inode, flags & ~openFlag.TRUNC)
-    const opened = { handle: id, keepCache: this.#keepsPages(inode.ino), cacheDirectory: false }
+    const opened = { handle: id, keepCache: this.#keepsPages(inode.ino) }
     this.#core.inodes.release(inode)
     return { entry: this.#core.entry(attributes, entryMs), opened }
   }
@@ -273,7 +273,7 @@ export class OpenFiles {
     const keepCache = this.#keepsPages(inode.ino)
     // What is read of kept pages is never asked for here, so opening counts as reading.
     if (keepCache && (flags & (openFlag.ACCMODE | openFlag.NOATIME)) === openFlag.RDONLY) this.#core.wasRead(inode.ino)
-    return { handle: id, keepCache, cacheDirectory: false }
+    return { handle: id, keepCache }
   }
 
   /** Who opens a file to change it must be allowed to by its flags (chattr(1)), which the front end does not know. EPERM. */

@@ -117,6 +117,7 @@ export class WriteBehind {
           ? { $case: 'mkdir', value: { parent, name, mode: what.mode, caller, ino } }
           : { $case: 'symlink', value: { parent, name, target: target!, caller, ino } }
     const entry = this.#add(time, op, [directory, { ino, cached, attributes }], {
+      maker: context.pid,
       bytes: name.length + (target?.length ?? 0),
     })
     names.put(parent, directory.cached, name, { ino, type: fileType(attributes.mode) })
@@ -124,7 +125,7 @@ export class WriteBehind {
   }
 
   /** True: done. */
-  remove(place: Place, kind: 'unlink' | 'rmdir'): boolean {
+  remove({ pid }: Context, place: Place, kind: 'unlink' | 'rmdir'): boolean {
     const directory = this.#directory(place.parent)
     if (directory === undefined) return false
     const ino = this.#leadsTo(directory, place.name)
@@ -141,6 +142,7 @@ export class WriteBehind {
     this.#unlinked(target, time)
     this.#add(time, { $case: kind, value: { parent: place.parent, name } }, [directory, target], {
       ino: target.ino,
+      maker: pid,
       bytes: name.length,
     })
     this.#core.names.vanished(place.parent, directory.cached, name)
@@ -148,7 +150,7 @@ export class WriteBehind {
   }
 
   /** True: done. The moved file has nothing buffered. */
-  rename(source: Place, target: Place, flags: number): boolean {
+  rename({ pid }: Context, source: Place, target: Place, flags: number): boolean {
     if (flags !== 0 && flags !== RENAME_NOREPLACE) return false
     const from = this.#directory(source.parent)
     const to = this.#directory(target.parent)
@@ -186,6 +188,7 @@ export class WriteBehind {
     this.#add(time, { $case: 'rename', value }, changed, {
       ino: movedIno,
       replaced: replacedIno,
+      maker: pid,
       bytes: name.length + newName.length,
     })
     this.#core.names.vanished(source.parent, from.cached, name)
@@ -195,7 +198,7 @@ export class WriteBehind {
     return true
   }
 
-  link(ino: Ino, place: Place): Made | undefined {
+  link({ pid }: Context, ino: Ino, place: Place): Made | undefined {
     const { names, frontEnd } = this.#core
     const directory = this.#directory(place.parent)
     if (directory === undefined || this.#leadsTo(directory, place.name) !== noSuchName) return undefined
@@ -208,7 +211,7 @@ export class WriteBehind {
     this.#changed(target, { nlink: nlink + 1, ctime: time })
     this.#changed(directory, { mtime: time, ctime: time }, { steps: 1n, subdirectories: 0 })
     const value = { ino, parent: place.parent, name }
-    this.#add(time, { $case: 'link', value }, [directory, target], { bytes: name.length })
+    this.#add(time, { $case: 'link', value }, [directory, target], { maker: pid, bytes: name.length })
     names.put(place.parent, directory.cached, name, { ino, type: fileType(target.attributes.mode) })
     return { attributes: target.cached.attributes!, entryMs: frontEnd.namesMs(place.parent) }
   }
@@ -381,7 +384,7 @@ export class WriteBehind {
     time: Timespec,
     op: Op,
     changed: readonly Own[],
-    more: { ino?: Ino; replaced?: Ino; bytes?: number } = {},
+    more: Omit<Described, 'inos' | 'directories'> = {},
   ): JournalEntry {
     const { journal, leases, names } = this.#core
     if (changesStatistics(op, changed)) this.#statisticsChanges++
@@ -421,20 +424,24 @@ const entryBytes = 200
 /** Devices are the master's: nobody makes many. */
 const localTypes: ReadonlySet<number> = new Set([S_IFREG, S_IFIFO, S_IFSOCK])
 
+interface Described {
+  inos: readonly Ino[]
+  directories?: readonly Ino[]
+  ino?: Ino
+  replaced?: Ino
+  maker?: number
+  bytes?: number
+}
+
 const entryOf = (
   time: Timespec,
   op: Op,
-  {
-    inos,
-    directories,
-    ino,
-    replaced,
-    bytes,
-  }: { inos: readonly Ino[]; directories?: readonly Ino[]; ino?: Ino; replaced?: Ino; bytes?: number },
+  { inos, directories, ino, replaced, maker, bytes }: Described,
 ): JournalEntry => ({
   wire: { time, ino: ino ?? 0n, replaced: replaced ?? 0n, op },
   inos,
   directories: directories ?? [],
+  maker,
   bytes: entryBytes + (bytes ?? 0),
   isSent: false,
 })

@@ -25,7 +25,6 @@ const watched: Watched<FileSystem> = {
   flush: 'time',
   release: 'time',
   fsync: 'time',
-  opendir: 'time',
   readdir: 'time',
   fsyncdir: 'time',
   syncfs: 'time',

@@ -16,17 +16,15 @@ export const code = async (promise: Promise<unknown>): Promise<string> => {
 
 /** The names of a directory without "." and "..". */
 export const list = async (fs: FileSystem, directory: Ino): Promise<string[]> => {
-  const { handle } = await fs.opendir(caller(), directory)
   const names: string[] = []
   for (let cookie = 0n; ;) {
     const before = names.length
-    await fs.readdir(caller(), handle, cookie, { plus: false }, (entry) => {
+    await fs.readdir(caller(), directory, cookie, { plus: false }, (entry) => {
       cookie = entry.cookie
       names.push(entry.name.toString())
       return true
     })
     if (names.length === before) break
   }
-  await fs.releasedir(handle)
   return names.filter((text) => text !== '.' && text !== '..')
 }

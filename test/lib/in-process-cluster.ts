@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startChunkServer } from '../../src/chunkserver/chunk-server.ts'
 import type { Caching } from '../../src/client/caching.ts'
+import type { AccessTimePolicy } from '../../src/domain/access-time.ts'
 import type { ClientFileSystem, FileSystemLimits } from '../../src/client/client-file-system.ts'
 import type { Context, FileSystem } from '../../src/client/file-system.ts'
 import { openFileSystem } from '../../src/client/open-file-system.ts'
@@ -40,6 +41,7 @@ export interface InProcessCluster {
     limits?: Partial<FileSystemLimits>
     rootPath?: string
     caching?: Caching
+    accessTimes?: AccessTimePolicy
     protocol?: ProtocolVersions
   }): Promise<FileSystem & Pick<ClientFileSystem, 'figures'>>
   stopMaster(): Promise<void>
@@ -73,7 +75,7 @@ export const startInProcessCluster = async (
     network,
     masterAddress,
     kv,
-    mount: async ({ limits, rootPath, caching, protocol } = {}) => {
+    mount: async ({ limits, rootPath, caching, accessTimes, protocol } = {}) => {
       const host = `client${fileSystems.length + 1}`
       const transport = network.transport(host)
       const fileSystem = await openFileSystem({
@@ -88,6 +90,7 @@ export const startInProcessCluster = async (
         ...(limits === undefined ? {} : { limits }),
         ...(rootPath === undefined ? {} : { rootPath }),
         ...(caching === undefined ? {} : { caching }),
+        ...(accessTimes === undefined ? {} : { accessTimes }),
         ...(protocol === undefined ? {} : { protocol }),
       })
       fileSystems.push(fileSystem)
@@ -145,10 +148,13 @@ export const startInProcessCluster = async (
 }
 
 /** An ordinary caller. */
-export const caller = (signal: AbortSignal = new AbortController().signal): Context => ({
+export const caller = (
+  signal: AbortSignal = new AbortController().signal,
+  { pid = process.pid }: { pid?: number } = {},
+): Context => ({
   uid: 0,
   gid: 0,
-  pid: process.pid,
+  pid,
   umask: 0o022,
   signal,
 })

@@ -54,10 +54,11 @@ export class KernelModel {
         this.#stale(ino)
         return undefined
       },
-      dropData: (ino) => {
+      forgetListing: (ino) => {
         this.#listings.delete(ino)
-        return Promise.resolve()
+        return undefined
       },
+      dropData: () => Promise.resolve(),
     })
   }
 
@@ -168,29 +169,28 @@ export class KernelModel {
 
   async list(ino: Ino): Promise<string[]> {
     const context = this.#context()
-    const { handle, keepCache, cacheDirectory } = await this.fileSystem.opendir(context, ino)
-    if (!keepCache) this.#listings.delete(ino)
-    const kept = cacheDirectory ? this.#listings.get(ino) : undefined
+    const kept = this.#listings.get(ino)
     if (kept !== undefined && compareTimespec((await this.attributes(ino)).mtime, kept.mtime) === 0) {
       this.hits++
-      await this.fileSystem.releasedir(handle)
       return kept.names
     }
     const mtime = this.#nodes.get(ino)?.attributes.mtime
     const names: string[] = []
     let cookie = 0n
+    let isKept = mtime !== undefined
     for (let before = -1; before < names.length;) {
       before = names.length
-      await this.fileSystem.readdir(context, handle, cookie, { plus: true }, (entry) => {
+      const mayKeep = await this.fileSystem.readdir(context, ino, cookie, { plus: true }, (entry) => {
         names.push(entry.name.toString())
         cookie = entry.cookie
         if (entry.entry !== undefined) this.#learn(entry.entry)
         return true
       })
+      // A mount has the kernel drop it before it could be used.
+      isKept &&= mayKeep
     }
-    await this.fileSystem.releasedir(handle)
     const listed = names.slice(2).toSorted()
-    if (cacheDirectory && mtime !== undefined) this.#listings.set(ino, { names: listed, mtime })
+    if (isKept && mtime !== undefined) this.#listings.set(ino, { names: listed, mtime })
     return listed
   }
 

@@ -204,18 +204,16 @@ export class LibraryAgent {
 
   async #list(path: string): Promise<string[]> {
     const ino = await this.#directory(path)
-    const { handle } = await this.#fs.opendir(caller(), ino)
     const names: string[] = []
     let cookie = 2n
     for (let before = -1; before < names.length;) {
       before = names.length
-      await this.#fs.readdir(caller(), handle, cookie, { plus: false }, (entry) => {
+      await this.#fs.readdir(caller(), ino, cookie, { plus: false }, (entry) => {
         names.push(entry.name.toString('latin1'))
         cookie = entry.cookie
         return true
       })
     }
-    await this.#fs.releasedir(handle)
     return names.toSorted()
   }
 

@@ -185,7 +185,7 @@ export const memoryFileSystem = ({
     inode.opens++
     const handle = handleNext++
     opens.set(handle, { inode, flags })
-    return { handle, keepCache: false, cacheDirectory: false }
+    return { handle, keepCache: false }
   }
 
   const childOf = (parent: Inode, name: Buffer): Child | undefined => parent.children.get(nameKey(name))
@@ -503,14 +503,13 @@ export const memoryFileSystem = ({
       checkFailure('fsync')
     },
 
-    opendir: async (_context, ino) => openInode(directoryOf(ino), 0),
-    readdir: async (_context, handle, cookie, options, accept) => {
+    readdir: async (_context, directory, cookie, options, accept) => {
       checkFailure('readdir')
-      const { inode } = openOf(handle)
+      const inode = directoryOf(directory)
       const give = (name: Buffer, ino: Ino, type: number, at: bigint): boolean =>
         accept({ name, ino, type, cookie: at })
-      if (cookie < 1n && !give(Buffer.from('.'), inode.attributes.ino, S_IFDIR, 1n)) return
-      if (cookie < 2n && !give(Buffer.from('..'), inode.parent, S_IFDIR, 2n)) return
+      if (cookie < 1n && !give(Buffer.from('.'), inode.attributes.ino, S_IFDIR, 1n)) return false
+      if (cookie < 2n && !give(Buffer.from('..'), inode.parent, S_IFDIR, 2n)) return false
       for (const child of inode.children.values()) {
         if (child.cookie <= cookie) continue
         const found = inodeOf(child.ino)
@@ -521,15 +520,10 @@ export const memoryFileSystem = ({
           cookie: child.cookie,
         }
         if (options.plus) entry.entry = entryOf(found)
-        if (!accept(entry)) return
+        if (!accept(entry)) return false
         if (options.plus) found.lookups++
       }
-    },
-    releasedir: async (handle) => {
-      const { inode } = openOf(handle)
-      opens.delete(handle)
-      inode.opens--
-      dropIfUnused(inode)
+      return false
     },
     fsyncdir: async () => undefined,
     syncfs: async () => undefined,

@@ -44,11 +44,7 @@ t.test('requests per operation', async (t) => {
 
   for (let i = 0; i < 2; i++) await agent.must(['list', `${directory}/a/b`])
   const listed = await mount.during(() => agent.must(['list', `${directory}/a/b`]))
-  t.strictSame(
-    Object.keys(listed).filter((name) => name !== 'getattr'),
-    ['opendir', 'releasedir'],
-    'a directory that was listed is read from the cache',
-  )
+  t.equal(total(listed), 0, 'a directory that was listed is read from the cache', { found: listed })
 
   for (const name of ['n0', 'n1', 'n2']) {
     const created = await mount.during(() => agent.must(['create', `${directory}/a/b/${name}`, 'four']))

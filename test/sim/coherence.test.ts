@@ -26,6 +26,7 @@ t.test('seed 116: a layout that comes while its lease is given back is not kept'
     canForgetNames: true,
     forgetNames: () => undefined,
     forgetAttributes: () => undefined,
+    forgetListing: () => undefined,
     dropData: () => cluster.time.sleep(200),
   })
   const run = async (): Promise<void> => {

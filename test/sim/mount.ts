@@ -233,13 +233,12 @@ export class Mount {
 
   /** Names in a directory without "." and "..". */
   async list(ino: Ino): Promise<string[]> {
-    const { handle } = await this.call(`opendir ${ino}`, (fs, context) => fs.opendir(context, ino))
     const names: string[] = []
     let cookie = 0n
     for (;;) {
       const before = cookie
       await this.call(`readdir ${ino} ${cookie}`, (fs, context) =>
-        fs.readdir(context, handle, cookie, { plus: false }, (entry) => {
+        fs.readdir(context, ino, cookie, { plus: false }, (entry) => {
           const name = entry.name.toString()
           if (name !== '.' && name !== '..') names.push(name)
           ;({ cookie } = entry)
@@ -248,7 +247,6 @@ export class Mount {
       )
       if (cookie === before) break
     }
-    await this.call(`releasedir ${handle}`, (fs) => fs.releasedir(handle))
     return names
   }
 }

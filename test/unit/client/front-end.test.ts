@@ -38,6 +38,7 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
     confirmedForMs: 9000.7,
     pending: undefined as Promise<void> | undefined,
     names: undefined as Promise<void> | undefined,
+    listing: undefined as Promise<void> | undefined,
     dropped: Promise.resolve(),
     /** What is to be done when answers have been taken over. */
     afterwards: [] as (() => void)[],
@@ -76,6 +77,10 @@ const setUp = (options: { canForgetNames?: boolean } = {}) => {
       forgetAttributes: (ino) => {
         said.push(`attributes ${ino}`)
         return state.pending
+      },
+      forgetListing: (ino) => {
+        said.push(`listing ${ino}`)
+        return state.listing
       },
       dropData: (ino) => {
         said.push(`data ${ino}`)
@@ -159,19 +164,21 @@ t.test('withdrawing data waits until it was dropped', async (t) => {
   await withdrawn
 })
 
-t.test('a kept listing is dropped after the front end has read all that it was given of it', async (t) => {
+t.test('a lease is returned after the listing that was told under it was taken back', async (t) => {
   const { frontEnd, attach, leases, said, state } = setUp()
+  const cached = leases.cached(directory)!
+  t.equal(frontEnd.keepsListing(cached), false, 'there is nobody to take it back from')
+  t.equal(cached.hasListing, false)
   attach()
-  frontEnd.namesMs(directory)
-  leases.cached(directory)!.hasListing = true
+  t.equal(frontEnd.keepsListing(cached), true)
   let settle = (): void => {}
-  state.names = new Promise((resolve) => (settle = resolve))
+  state.listing = new Promise((resolve) => (settle = resolve))
   leases.recalled({ ino: directory, mode: none, grant: 1n })
   await new Promise((resolve) => setImmediate(resolve))
-  t.strictSame(said, ['names'])
+  t.strictSame(said, [`listing ${directory}`])
   settle()
   await new Promise((resolve) => setImmediate(resolve))
-  t.strictSame(said, ['names', `data ${directory}`, `returned ${directory}`])
+  t.strictSame(said, [`listing ${directory}`, `returned ${directory}`])
 })
 
 t.test('what nobody believes any more need not be taken back', async (t) => {

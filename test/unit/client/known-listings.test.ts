@@ -21,11 +21,10 @@ interface Shown {
 
 /** As a kernel reads it: a few entries at a time. */
 const listing = async (fs: FileSystem, directory: Ino, plus: boolean, atOnce = 7): Promise<Shown[]> => {
-  const { handle } = await fs.opendir(caller(), directory)
   const shown: Shown[] = []
   for (let cookie = 0n; ;) {
     let taken = 0
-    await fs.readdir(caller(), handle, cookie, { plus }, (entry) => {
+    await fs.readdir(caller(), directory, cookie, { plus }, (entry) => {
       if (taken === atOnce) return false
       taken++
       cookie = entry.cookie
@@ -34,7 +33,6 @@ const listing = async (fs: FileSystem, directory: Ino, plus: boolean, atOnce = 7
     })
     if (taken === 0) break
   }
-  await fs.releasedir(handle)
   return shown
 }
 
@@ -126,10 +124,9 @@ t.test('what another client changes is seen at the next look, and a listing unde
   const other = await cluster.mount()
   const { ino } = (await maker.mkdir(caller(), maker.root, name('d'), 0o755)).attributes
   for (let i = 0; i < 20; i++) await make(maker, ino, `f${i}`)
-  const { handle } = await maker.opendir(caller(), ino)
   const begun: string[] = []
   let cookie = 0n
-  await maker.readdir(caller(), handle, 0n, { plus: true }, (entry) => {
+  await maker.readdir(caller(), ino, 0n, { plus: true }, (entry) => {
     if (begun.length === 12) return false
     begun.push(entry.name.toString())
     cookie = entry.cookie
@@ -140,14 +137,13 @@ t.test('what another client changes is seen at the next look, and a listing unde
   await make(other, ino, 'new')
   for (;;) {
     const before = begun.length
-    await maker.readdir(caller(), handle, cookie, { plus: true }, (entry) => {
+    await maker.readdir(caller(), ino, cookie, { plus: true }, (entry) => {
       begun.push(entry.name.toString())
       cookie = entry.cookie
       return true
     })
     if (begun.length === before) break
   }
-  await maker.releasedir(handle)
   // Of what comes and goes meanwhile POSIX leaves it open.
   const stayed = begun.filter((one) => one !== 'f15' && one !== 'new')
   const expected = Array.from({ length: 20 }, (_, i) => `f${i}`).filter((one) => one !== 'f15')
@@ -172,4 +168,56 @@ t.test('a directory that was moved tells its new parent', async (t) => {
   t.equal(await parentOf(other), b)
   await other.rename(caller(), { parent: b, name: name('d') }, { parent: a, name: name('d') }, 0)
   t.equal(await parentOf(mount), a, 'moved by somebody else')
+})
+
+t.test('what may be kept was told under a lease that counts', async (t) => {
+  const cluster = await startInProcessCluster(t, { config: { leaseQuietMs: 0 } })
+  const maker = await cluster.mount()
+  const other = await cluster.mount()
+  const strict = await cluster.mount({ accessTimes: { directories: 'always', others: 'relative' } })
+  const { ino } = (await maker.mkdir(caller(), maker.root, name('d'), 0o755)).attributes
+  for (let i = 0; i < 20; i++) await make(maker, ino, `f${i}`)
+  await maker.syncfs(caller())
+  const listen = (fs: FileSystem, forgetListing: (directory: Ino) => void): void =>
+    fs.onInvalidate({
+      canForgetNames: true,
+      forgetNames: () => undefined,
+      forgetAttributes: () => undefined,
+      forgetListing: (directory) => {
+        forgetListing(directory)
+        return undefined
+      },
+      dropData: () => Promise.resolve(),
+    })
+  let takenBack = 0
+  const uncached = await cluster.mount({ caching: { leases: false, writeBehind: false } })
+  for (const fs of [maker, strict, uncached]) listen(fs, () => undefined)
+  listen(other, (directory) => void (directory === ino && takenBack++))
+  /** Whether all of it may be kept. */
+  const read = async (fs: FileSystem, plus: boolean): Promise<boolean> => {
+    let mayKeep = true
+    for (let cookie = 0n, told = -1; told !== 0;) {
+      told = 0
+      const part = await fs.readdir(caller(), ino, cookie, { plus }, (entry) => {
+        if (told === 7) return false
+        told++
+        ;({ cookie } = entry)
+        return true
+      })
+      mayKeep &&= part
+    }
+    return mayKeep
+  }
+  t.equal(await read(maker, true), true, 'from what is known')
+  t.equal(await read(other, false), true, 'from the master')
+  t.equal(await read(strict, false), false, 'each reading is to be noted')
+  t.equal(await read(uncached, false), false, 'without leases')
+  t.equal(takenBack, 0)
+  await make(maker, ino, 'new')
+  t.equal(takenBack, 1, 'before the change')
+  t.equal(await read(other, false), true, 'under another lease')
+  await make(maker, ino, 'newer')
+  t.equal(takenBack, 2)
+  await make(maker, ino, 'newest')
+  t.equal(takenBack, 2, 'nothing was told meanwhile')
 })

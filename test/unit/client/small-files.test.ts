@@ -41,16 +41,14 @@ const directoryOf = async (fs: FileSystem, text: string): Promise<Ino> => {
 
 /** With attributes, as `ls -l` reads it. */
 const listAll = async (fs: FileSystem, directory: Ino): Promise<void> => {
-  const { handle } = await fs.opendir(caller(), directory)
   for (let cookie = 0n; ;) {
     const before = cookie
-    await fs.readdir(caller(), handle, cookie, { plus: true }, (entry) => {
+    await fs.readdir(caller(), directory, cookie, { plus: true }, (entry) => {
       cookie = entry.cookie
       return true
     })
     if (cookie === before) break
   }
-  await fs.releasedir(handle)
 }
 
 for (const bytes of [3000, 20_000]) {

@@ -1,6 +1,7 @@
 /** The dispatcher without a kernel: requests are built here, a fake device takes the replies. */
 import { UntakenAnswers } from '../../../mount/untaken-answers.ts'
 import t from 'tap'
+import { DoubtfulListings } from '../../../mount/doubtful-listings.ts'
 import { DirectoryPlaces } from '../../../mount/directory-places.ts'
 import { createDispatcher } from '../../../mount/dispatcher.ts'
 import type { Dispatcher } from '../../../mount/dispatcher.ts'
@@ -26,14 +27,17 @@ interface Fake {
   dispatcher: Dispatcher
   listings: UntakenAnswers
   made: UntakenAnswers
+  doubtful: DoubtfulListings
+  /** Notifications that the kernel is not through with. */
+  notified: (() => void)[]
   replies: Reply[]
   returned: Message[]
   /** What the next replies meet with. */
   outcome: (outcome: Sent) => void
   /** Sends a request and returns whether its buffer was kept. */
-  send: (code: number, options?: { nodeId?: bigint; unique?: bigint; body?: Buffer }) => boolean
+  send: (code: number, options?: { nodeId?: bigint; unique?: bigint; pid?: number; body?: Buffer }) => boolean
   /** Sends one and waits for its answer. */
-  ask: (code: number, options?: { nodeId?: bigint; body?: Buffer }) => Promise<Reply>
+  ask: (code: number, options?: { nodeId?: bigint; pid?: number; body?: Buffer }) => Promise<Reply>
 }
 
 const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
@@ -50,30 +54,43 @@ const u64 = (...numbers: bigint[]): Buffer => {
 }
 const named = (name: string, ...before: Buffer[]): Buffer => Buffer.concat([...before, Buffer.from(`${name}\0`)])
 
-const requestOf = (code: number, nodeId: bigint, unique: bigint, body: Buffer): Message => {
+const requestOf = (code: number, nodeId: bigint, unique: bigint, pid: number, body: Buffer): Message => {
   // A large buffer with the remains of an earlier request, as in real life.
   const bytes = Buffer.alloc(Math.min(requestBytesMax, 40 + body.length + 512), 0x41)
   u32(40 + body.length, code).copy(bytes, 0)
   u64(unique, nodeId).copy(bytes, 8)
-  u32(1000, 1001, 77, 0).copy(bytes, 24)
+  u32(1000, 1001, pid, 0).copy(bytes, 24)
   body.copy(bytes, 40)
   const message = messageOf(bytes)
   message.length = 40 + body.length
   return message
 }
 
-const start = (fileSystem: FileSystem): Fake => {
+const start = (fileSystem: FileSystem, options: { holdsNotifications?: boolean } = {}): Fake => {
   const replies: Reply[] = []
   const returned: Message[] = []
   let outcome: Sent = 'sent'
   let uniqueNext = 1000n
   const listings = new UntakenAnswers()
   const made = new UntakenAnswers()
+  const notified: (() => void)[] = []
+  const doubtful = new DoubtfulListings(
+    {
+      send: () => 'sent',
+      notify: (_message, done) => {
+        if (options.holdsNotifications === true) notified.push(done ?? (() => undefined))
+        else done?.()
+      },
+    },
+    realClock,
+    listings,
+  )
   const dispatcher = createDispatcher({
     // Every signal kills.
     callers: { whenKilled: (_pid, isOver, interrupt) => void (isOver() || interrupt()) },
     listings,
     made,
+    doubtful,
     places: new DirectoryPlaces({ clock: realClock, cacheNames: true, notify: (_message, done) => done() }),
     fileSystem,
     log: silentLog,
@@ -91,13 +108,15 @@ const start = (fileSystem: FileSystem): Fake => {
     dispatcher,
     listings,
     made,
+    doubtful,
+    notified,
     replies,
     returned,
     outcome: (next) => {
       outcome = next
     },
-    send: (code, { nodeId = 1n, unique = (uniqueNext += 2n), body = Buffer.alloc(0) } = {}) =>
-      dispatcher.request(requestOf(code, nodeId, unique, body)),
+    send: (code, { nodeId = 1n, unique = (uniqueNext += 2n), pid = 77, body = Buffer.alloc(0) } = {}) =>
+      dispatcher.request(requestOf(code, nodeId, unique, pid, body)),
     ask: async (code, options = {}) => {
       const unique = (uniqueNext += 2n)
       fake.send(code, { ...options, unique })
@@ -207,7 +226,7 @@ t.test('what a handler throws', async (t) => {
 t.test('malformed requests get an error, or nothing where there is no reply, and harm nothing', async (t) => {
   const fake = start(memoryFileSystem())
   fake.dispatcher.request({ ...messageOf(Buffer.alloc(100)), length: 39 })
-  const wrong = requestOf(opcode.GETATTR, 1n, 2n, Buffer.alloc(16))
+  const wrong = requestOf(opcode.GETATTR, 1n, 2n, 77, Buffer.alloc(16))
   wrong.bytes.writeUInt32LE(999, 0)
   fake.dispatcher.request(wrong)
   t.equal(fake.replies.length, 1)
@@ -332,7 +351,6 @@ t.test('references that the kernel did not get are given back', async (t) => {
   await fake.ask(opcode.LOOKUP, { body: named('f') })
   await fake.ask(opcode.CREATE, { body: named('g', u32(2, 0o100644, 0, 0)) })
   await fake.ask(opcode.OPEN, { nodeId: 2n, body: u32(0, 0) })
-  await fake.ask(opcode.OPENDIR, { body: u32(0, 0) })
   fake.outcome('sent')
   await settled()
   t.strictSame(fileSystem.counts(), { ...before, inodes: before.inodes + 1 })
@@ -344,9 +362,9 @@ t.test('a listing counts what it holds, and only that', async (t) => {
   const fake = start(fileSystem)
   for (let i = 0; i < 10; i++) await create(fake, `file${i}`)
   const { references } = fileSystem.counts()
-  const handle = (await fake.ask(opcode.OPENDIR, { body: u32(0, 0) })).body.readBigUInt64LE(0)
+  t.equal(errnoName(await fake.ask(opcode.OPENDIR, { body: u32(0, 0) })), 'ENOSYS', 'directories are not opened')
   const read = (size: number, cookie = 0n): Promise<Reply> =>
-    fake.ask(opcode.READDIRPLUS, { body: Buffer.concat([u64(handle, cookie), u32(size, 0, 0, 0, 0, 0)]) })
+    fake.ask(opcode.READDIRPLUS, { body: Buffer.concat([u64(0n, cookie), u32(size, 0, 0, 0, 0, 0)]) })
   // A record is 128 + 24 + 8 bytes; "." and ".." are not counted.
   const { body } = await read(5 * 160 + 159)
   t.equal(body.length, 5 * 160)
@@ -364,11 +382,9 @@ t.test(
   async (t) => {
     const fake = start(memoryFileSystem({ validityMs: 1000 }))
     const { nodeId: file } = await create(fake, 'f')
-    const open = async (): Promise<bigint> =>
-      (await fake.ask(opcode.OPENDIR, { body: u32(0, 0) })).body.readBigUInt64LE(0)
-    const [one, other] = [await open(), await open()]
-    const read = (handle: bigint, cookie = 0n): Promise<Reply> =>
-      fake.ask(opcode.READDIRPLUS, { body: Buffer.concat([u64(handle, cookie), u32(4096, 0, 0, 0, 0, 0)]) })
+    const [one, other] = [100, 101]
+    const read = (pid: number, cookie = 0n): Promise<Reply> =>
+      fake.ask(opcode.READDIRPLUS, { pid, body: Buffer.concat([u64(0n, cookie), u32(4096, 0, 0, 0, 0, 0)]) })
     const isUntaken = (): boolean => fake.listings.isUntaken(1n)
     t.equal(isUntaken(), false)
     await read(one)
@@ -380,8 +396,13 @@ t.test(
     await read(one, 1000n)
     t.equal(isUntaken(), false, 'the same reader goes on')
     await read(one)
-    await fake.ask(opcode.RELEASEDIR, { body: Buffer.concat([u64(one), u32(0, 0), u64(0n)]) })
-    t.equal(isUntaken(), false, 'or closes it')
+    await fake.ask(opcode.READ, { nodeId: file, pid: one, body: Buffer.alloc(40) })
+    t.equal(isUntaken(), true, 'a page fault in the middle')
+    await fake.ask(opcode.LOOKUP, { pid: one, body: named('f') })
+    t.equal(isUntaken(), false, 'or asks for something else')
+    await read(0)
+    await fake.ask(opcode.LOOKUP, { pid: 0, body: named('f') })
+    t.equal(isUntaken(), true, 'a reader without a number')
     await read(other)
     await fake.ask(opcode.MKDIR, { nodeId: file, body: named('d', u32(0o755, 0)) })
     t.equal(isUntaken(), true)
@@ -392,6 +413,66 @@ t.test(
     t.equal(isUntaken(), false, 'nobody got it')
   },
 )
+
+t.test('what the kernel may have of a listing that need not be right is dropped before it could be used', async (t) => {
+  const fileSystem = memoryFileSystem({ validityMs: 1000 })
+  let mayKeep = true
+  const { readdir } = fileSystem
+  fileSystem.readdir = async (...args) => {
+    await readdir(...args)
+    return mayKeep
+  }
+  const fake = start(fileSystem, { holdsNotifications: true })
+  const made = await fake.ask(opcode.MKDIR, { body: named('d', u32(0o755, 0)) })
+  const nodeId = made.body.readBigUInt64LE(0)
+  const list = (): Promise<Reply> =>
+    fake.ask(opcode.READDIR, { nodeId, body: Buffer.concat([u64(0n, 0n), u32(4096, 0, 0, 0, 0, 0)]) })
+  const next = (): Promise<Reply> => fake.ask(opcode.LOOKUP, { body: named('none') })
+  const getattr = { nodeId, body: Buffer.alloc(16) }
+  /** Seconds; the memory file system says 1. */
+  const lookedUp = async (): Promise<bigint> =>
+    (await fake.ask(opcode.LOOKUP, { body: named('d') })).body.readBigUInt64LE(24)
+  const asked = async (): Promise<bigint> => (await fake.ask(opcode.GETATTR, getattr)).body.readBigUInt64LE(0)
+
+  await list()
+  t.equal(fake.doubtful.has(nodeId), false)
+  t.equal(await lookedUp(), 1n)
+  mayKeep = false
+  await list()
+  await next()
+  t.equal(fake.doubtful.has(nodeId), true)
+  t.equal(await lookedUp(), 0n, 'its attributes are not believed')
+  t.equal(await lookedUp(), 0n)
+
+  const replies = fake.replies.length
+  fake.send(opcode.GETATTR, getattr)
+  await settled()
+  t.equal(fake.replies.length, replies, 'who begins to read it waits')
+  t.equal(fake.notified.length, 1)
+  fake.notified.shift()?.()
+  await settled()
+  t.equal(fake.replies.at(-1)?.body.readBigUInt64LE(0), 0n)
+  t.equal(fake.doubtful.has(nodeId), false)
+  t.equal(await asked(), 1n)
+  t.equal(await lookedUp(), 1n)
+
+  await list()
+  fake.send(opcode.GETATTR, { ...getattr, pid: 5 })
+  await settled()
+  fake.notified.shift()?.()
+  await settled()
+  t.equal(fake.doubtful.has(nodeId), true, 'an answer may still bring pages')
+  await next()
+  fake.send(opcode.GETATTR, getattr)
+  await settled()
+  fake.notified.shift()?.()
+  await settled()
+  t.equal(fake.doubtful.has(nodeId), false)
+
+  await list()
+  fake.send(opcode.FORGET, { nodeId, body: u64(100n) })
+  t.equal(fake.doubtful.has(nodeId), false, 'the kernel has forgotten it')
+})
 
 t.test('what was made is untaken until the kernel asks for something that it could not ask before', async (t) => {
   const fileSystem = memoryFileSystem({ validityMs: 1000 })

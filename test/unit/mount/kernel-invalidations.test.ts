@@ -2,6 +2,7 @@ import t from 'tap'
 import { kernelInvalidations } from '../../../mount/kernel-invalidations.ts'
 import type { Sent } from '../../../mount/device.ts'
 import { asIno } from '../../../src/domain/ids.ts'
+import { DoubtfulListings } from '../../../mount/doubtful-listings.ts'
 import { UntakenAnswers } from '../../../mount/untaken-answers.ts'
 import { manualClock } from '../../lib/manual-clock.ts'
 
@@ -18,10 +19,19 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
     sent: [] as string[],
     notified: [] as ((() => void) | undefined)[],
   }
+  const device = {
+    send: (head: Buffer): Sent => {
+      state.sent.push(head.toString('hex', 4, 8))
+      return state.outcome
+    },
+    notify: (_message: Buffer, done?: () => void): void => void state.notified.push(done),
+  }
+  const doubtful = new DoubtfulListings(device, clock, listings)
   const invalidations = kernelInvalidations({
     clock,
     listings,
     made,
+    doubtful,
     cacheNames: options.cacheNames ?? true,
     dispatcher: {
       nodeIdOf: (which) => which,
@@ -29,15 +39,9 @@ const setUp = (options: { minor?: number; cacheNames?: boolean } = {}) => {
       isDataBusy: () => state.busy,
       minor: () => options.minor ?? 44,
     },
-    device: {
-      send: (head) => {
-        state.sent.push(head.toString('hex', 4, 8))
-        return state.outcome
-      },
-      notify: (_message, done) => void state.notified.push(done),
-    },
+    device,
   })
-  return { clock, state, listings, made, invalidations }
+  return { clock, state, listings, made, doubtful, invalidations }
 }
 
 t.test('what the kernel has is taken back at once', (t) => {
@@ -113,6 +117,42 @@ t.test('names of a listing that the kernel has not read yet', async (t) => {
     t.equal(listings.isUntaken(asIno(10n)), true, 'another directory')
     t.equal(clock.pending, 0)
   }
+})
+
+t.test('a listing is in doubt until its pages are gone, and those that are on their way', async (t) => {
+  const { clock, state, listings, doubtful, invalidations } = setUp()
+  let done = false
+  const forget = (): Promise<boolean> => Promise.resolve(invalidations.forgetListing(ino)).then(() => (done = true))
+  const forgotten = forget()
+  t.equal(doubtful.has(ino), true)
+  t.strictSame(state.sent, ['02000000'], 'its attributes are believed no longer')
+  t.equal(state.notified.length, 1)
+  await clock.advance(1000)
+  t.equal(done, false)
+  state.notified.shift()?.()
+  await forgotten
+  t.equal(doubtful.has(ino), false)
+
+  done = false
+  listings.told(1n, ino)
+  const later = forget()
+  await clock.advance(1000)
+  t.equal(state.notified.length, 1, 'what takes the lock of the directory')
+  state.notified.shift()?.()
+  await clock.advance(1)
+  t.equal(done, false)
+  t.equal(state.notified.length, 1, 'then what takes its pages')
+  doubtful.add(ino)
+  state.notified.shift()?.()
+  await later
+  t.equal(doubtful.has(ino), true, 'something was told meanwhile')
+
+  done = false
+  const slow = forget()
+  await clock.advance(4000)
+  await slow
+  t.equal(doubtful.has(ino), true, 'the kernel was not through with it')
+  t.equal(clock.pending, 0)
 })
 
 t.test(
