@@ -54,7 +54,7 @@ export class AppendQueue {
       const waiting = this.#jobs.get(key)
       const job = { parts, bytes: parts.reduce((sum, { data }) => sum + data.length, 0), resolve, reject }
       if (waiting === undefined) {
-        this.#jobs.set(key, { ...options, jobs: [job] })
+        this.#jobs.set(key, { jobs: [job], ...options })
         queueMicrotask(() => this.#drain(key))
       } else waiting.jobs.push(job)
     })

@@ -46,5 +46,7 @@ const withSharedTimes = (attributes: KnownAttributes): KnownAttributes => {
   const { btime } = attributes
   const mtime = same(btime, attributes.mtime)
   const ctime = same(mtime, attributes.ctime)
-  return { ...attributes, btime, mtime, ctime, atime: same(ctime, same(mtime, same(btime, attributes.atime))) }
+  const atime = same(ctime, same(mtime, same(btime, attributes.atime)))
+  const isShared = mtime === attributes.mtime && ctime === attributes.ctime && atime === attributes.atime
+  return isShared ? attributes : { ...attributes, mtime, ctime, atime }
 }

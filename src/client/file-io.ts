@@ -81,7 +81,7 @@ export class FileIo {
       if (data.length === 0) return
       inode.users++
       try {
-        await this.#write(file, offset, data, { ...options, context, signal })
+        await this.#write(file, offset, data, { context, signal, ...options })
         await this.#writeThrough(file, options, signal)
       } finally {
         this.#core.inodes.release(inode)

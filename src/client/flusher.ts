@@ -134,7 +134,7 @@ export class Flusher {
 
   /** Everything that is dirty now goes on its way. */
   freeze(inode: Inode, options: { sync: boolean }): void {
-    while (!inode.dirty.empty) this.#freezeSome(inode, { ...options, full: false })
+    while (!inode.dirty.empty) this.#freezeSome(inode, { full: false, ...options })
     this.#isClean(inode)
   }
 
@@ -583,7 +583,7 @@ const commitRequest = (inode: Inode, ready: readonly Batch[]): CommitRequest => 
   const common = { ino: inode.ino, mtime: times?.mtime, ctime, killPrivileges: false }
   if (last.phase.kind === 'inline') {
     const { content } = last.phase
-    return { ...common, segments: [], size: BigInt(content.length), inlineData: content, appended: [] }
+    return { segments: [], size: BigInt(content.length), inlineData: content, appended: [], ...common }
   }
   const segments = new Map<bigint, Extent[]>()
   const lengths = new Map<ChunkId, { chunkId: bigint; length: number; serverIds: number[] }>()
@@ -597,7 +597,6 @@ const commitRequest = (inode: Inode, ready: readonly Batch[]): CommitRequest => 
     }
   }
   return {
-    ...common,
     size,
     inlineData: undefined,
     segments: [...segments].map(([index, list]) => ({
@@ -605,5 +604,6 @@ const commitRequest = (inode: Inode, ready: readonly Batch[]): CommitRequest => 
       extents: merge(list.toSorted((a, b) => a.offset - b.offset)),
     })),
     appended: [...lengths.values()],
+    ...common,
   }
 }

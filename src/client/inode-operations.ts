@@ -11,6 +11,9 @@ import { LastSeen } from './last-seen.ts'
 import { callerOf } from './requests.ts'
 import type { Operation } from './requests.ts'
 
+/** Made once, and not thrown: it is the answer for each file that is written. */
+const noData = new PosixError('ENODATA')
+
 export class InodeOperations {
   readonly #core: ClientCore
   readonly #root: LastSeen<KnownAttributes>
@@ -95,7 +98,7 @@ export class InodeOperations {
   async getxattr(context: Context, ino: Ino, name: Buffer): Promise<Buffer> {
     checkXattrName(name)
     // The kernel asks for security.capability before the first write to each file, and for the access list to check permissions.
-    if (this.#core.known(ino)?.hasXattrs === false) throw new PosixError('ENODATA')
+    if (this.#core.known(ino)?.hasXattrs === false) return Promise.reject(noData)
     return this.#core.run(context, (signal) =>
       this.#core.call({ $case: 'getxattr', value: { ino, name } }, 'value', signal),
     )

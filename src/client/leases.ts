@@ -332,7 +332,7 @@ export class Leases {
     }
     const sinceMs = this.#early.get(ino)?.sinceMs ?? this.#session.nowMs()
     if (this.#session.nowMs() - sinceMs < earlyMsMax) {
-      this.#early.set(ino, { ...recall, sinceMs })
+      this.#early.set(ino, { sinceMs, ...recall })
       return
     }
     // The master repeats the recall, and no reply came: whatever brings the lease now comes too late.
@@ -448,7 +448,7 @@ export class Leases {
 
   #keepFloor(ino: Ino, floor: Floor): void {
     this.#floors.delete(ino)
-    this.#floors.set(ino, { ...floor, atMs: this.#session.nowMs() })
+    this.#floors.set(ino, { atMs: this.#session.nowMs(), ...floor })
   }
 
   #giveBackOldest(): void {

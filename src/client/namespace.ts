@@ -118,7 +118,8 @@ export class Namespace {
   }
 
   rename(context: Context, source: Place, target: Place, flags: number): Promise<void> {
-    const value = { ...source, newParent: target.parent, newName: target.name, flags, keepsOpen: true }
+    const { parent, name } = source
+    const value = { parent, name, newParent: target.parent, newName: target.name, flags, keepsOpen: true }
     const { frontEnd } = this.#core
     return this.#core.run(context, async (signal) => {
       await this.#flushMoved(source, signal)

@@ -71,7 +71,8 @@ export class OpenFiles {
   }
 
   create(context: Context, place: Place, mode: number, flags: number): Promise<{ entry: Entry; opened: Opened }> {
-    const value = { ...place, mode: S_IFREG | (mode & 0o7777), rdev: 0, caller: callerOf(context), open: true }
+    const { parent, name } = place
+    const value = { parent, name, mode: S_IFREG | (mode & 0o7777), rdev: 0, caller: callerOf(context), open: true }
     const here = this.#createHere(context, place, value.mode, flags)
     if (here !== undefined) return Promise.resolve(here)
     return this.#core.run(context, async (signal) => {

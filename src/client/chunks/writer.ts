@@ -356,7 +356,7 @@ export class ChunkWriter {
     if (replica.outstanding === 0) replica.waitingSinceMs = now
     replica.outstanding++
     this.#startStallTimer()
-    this.#connections.append(replica.server, { ...message, chunkId: chunk.id }, (outcome) => {
+    this.#connections.append(replica.server, { chunkId: chunk.id, ...message }, (outcome) => {
       replica.outstanding--
       replica.waitingSinceMs = this.#clock.nowMs()
       this.#answered(chunk, replica, message, outcome)

@@ -57,11 +57,11 @@ export const commit: Operation<CommitRequest> = (tx, request, context) => {
     throw new PosixError('EINVAL', 'inline data and size do not agree')
   }
   const committed = update(tx, ino, inode, {
-    ...(inlineData !== undefined || request.segments.length > 0 ? changes : {}),
     size,
     mtime: request.mtime ?? inode.mtime,
     ctime: request.ctime ?? tx.now,
     mode: request.killPrivileges ? withoutPrivileges(inode.mode) : inode.mode,
+    ...(inlineData !== undefined || request.segments.length > 0 ? changes : {}),
   } satisfies Partial<Inode>)
   if (request.appended.length > 0) tx.onApply(() => context.chunks.appended(request.appended))
   return changedResult(context, ino, committed)

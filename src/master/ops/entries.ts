@@ -63,7 +63,7 @@ export const putEntry = (tx: Tx, place: Place, entry: Dentry): void => {
 /** Adds a name to a directory and its subdirectory to its link count. */
 export const addEntry = (tx: Tx, place: Place, target: { ino: Ino; type: number }): void => {
   const parent = existing(tx, place.parent)
-  putEntry(tx, place, { ...target, cookie: parent.nextCookie })
+  putEntry(tx, place, { ino: target.ino, type: target.type, cookie: parent.nextCookie })
   update(tx, place.parent, parent, {
     mtime: tx.now,
     entries: parent.entries + 1,
@@ -124,8 +124,11 @@ export const create = (
   const parent = existing(tx, place.parent)
   const ino = numberFor(tx, what.ino)
   const subdirectory = isDirectory(what.mode)
+  const owner = ownerOfNew(parent, caller, what.mode)
   const inode: Inode = {
-    ...ownerOfNew(parent, caller, what.mode),
+    mode: owner.mode,
+    uid: owner.uid,
+    gid: owner.gid,
     nlink: what.unnamed === true ? 0 : subdirectory ? 2 : 1,
     rdev: what.rdev ?? 0,
     size: BigInt(what.content?.length ?? 0),

@@ -168,7 +168,12 @@ export const attributesResult = (context: OpContext, ino: Ino, inode: Inode, lea
 /** The answer to what has made a name in a directory. */
 export const madeResult = (tx: Tx, context: OpContext, parent: Ino, made: AttributesAndLease): Result => ({
   $case: 'entry',
-  value: { ...made, parentLease: undefined, changed: [changedDirectory(tx, context, parent, existing(tx, parent))] },
+  value: {
+    attributes: made.attributes,
+    lease: made.lease,
+    parentLease: undefined,
+    changed: [changedDirectory(tx, context, parent, existing(tx, parent))],
+  },
 })
 
 /** A new inode, with a lease: nobody else can have one. Whoever makes a directory will probably make something in it. */

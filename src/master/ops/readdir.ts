@@ -87,7 +87,7 @@ const entriesToRemove = (tx: Tx, parent: Ino, name: Buffer, entriesMax: number, 
     leases.hurryOthers(session, ino)
     const lease = leases.offerWrite(session, ino, (effect) => tx.onApply(effect))
     if (lease.mode !== LeaseMode.LEASE_MODE_WRITE) continue
-    entries.push({ ...listing, cookie, attributes: attributesOf(context, ino, inode), lease })
+    entries.push({ cookie, attributes: attributesOf(context, ino, inode), lease, ...listing })
   }
   const lease = leases.holding(session, parent)
   return {
