@@ -20,6 +20,8 @@ import type { Cached, KnownAttributes } from './cached.ts'
 export const pageEntries = 512
 /** As long as programs take for a part of a listing, or a little longer. */
 const pageMs = 1000
+/** Who goes on after this time has perhaps begun elsewhere meanwhile: threads of an NFS server read for many. */
+const boundMs = 60_000
 const dot = Buffer.from('.')
 const dotDot = Buffer.from('..')
 
@@ -70,6 +72,7 @@ export class DirectoryListing {
   #parent: Ino
   /** Entries from this cookie on were made after the listing was begun; undefined: not known yet. */
   #bound: bigint | undefined
+  #usedMs = 0
 
   constructor(ino: Ino, root: Ino, source: ListingSource) {
     this.ino = ino
@@ -87,7 +90,9 @@ export class DirectoryListing {
     options: { plus: boolean },
     accept: (entry: Listed) => boolean,
   ): Promise<Cached | undefined> {
-    if (cookie === 0n) this.#bound = undefined
+    const nowMs = this.#source.nowMs()
+    if (cookie === 0n || nowMs >= this.#usedMs + boundMs) this.#bound = undefined
+    this.#usedMs = nowMs
     const cached = this.#source.cached(this.ino)
     if (cached !== undefined && this.#listKnown(cached, cookie, options, accept)) return cached
     let after = cookie > 2n ? cookie : 0n
