@@ -31,14 +31,13 @@ import type { Clock } from '../src/platform/clock.ts'
 import type { Device } from './device.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { DoubtfulListings } from './doubtful-listings.ts'
-import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor, nameInvalidation } from './protocol.ts'
+import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor } from './protocol.ts'
+import { askForLock } from './untaken-answers.ts'
 import type { UntakenAnswers } from './untaken-answers.ts'
 
 const againMs = 1
 /** Well below the time after which a session that gives no lease back is ended. */
 const waitMsMax = 4_000
-/** No name that anybody looks up. */
-const anyName = Buffer.from('.')
 
 export interface KernelInvalidationsOptions {
   device: Pick<Device, 'send' | 'notify'>
@@ -75,11 +74,8 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
   }
 
   const untilTaken = async (answers: UntakenAnswers, directory: bigint): Promise<void> => {
-    // What is told from now on may not have been taken over yet when the kernel is through with this.
     const { last } = answers
-    const taken = (): void => answers.allTaken(directory, last)
-    const timer = clock.after(waitMsMax, taken)
-    device.notify(nameInvalidation(directory, anyName), taken)
+    const timer = clock.after(waitMsMax, askForLock(device, answers, directory))
     await answers.untilTaken(directory, last)
     timer.cancel()
   }

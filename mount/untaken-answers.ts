@@ -9,7 +9,11 @@
  *
  * Source: fs/namei.c, fs/readdir.c, fs/fuse/dir.c of Linux 6.18: what was made can be found by others only after the lock was given back.
  */
+import type { Device } from './device.ts'
+import { nameInvalidation } from './protocol.ts'
 
+/** No name that anybody looks up. */
+const anyName = Buffer.from('.')
 /** Beyond that the oldest count as taken over: a thread may be gone before it has asked for anything else. */
 const answersMax = 16_384
 
@@ -83,4 +87,25 @@ export class UntakenAnswers {
 interface Answer {
   readonly directory: bigint
   readonly number: number
+}
+
+/**
+ * Has the kernel take the lock of a directory, by an INVAL_ENTRY of any name: then it is through with all that it was told about it before. Who is to
+ * answer a request that holds that lock must not wait for it. Gives what counts those answers as taken over, which happens by itself
+ * when the kernel has got the lock.
+ */
+export const askForLock = (
+  device: Pick<Device, 'notify'>,
+  answers: UntakenAnswers,
+  directory: bigint,
+  locked?: () => void,
+): (() => void) => {
+  // What is told from now on may not have been taken over yet when the kernel is through with this.
+  const { last } = answers
+  const taken = (): void => answers.allTaken(directory, last)
+  device.notify(nameInvalidation(directory, anyName), () => {
+    taken()
+    locked?.()
+  })
+  return taken
 }
