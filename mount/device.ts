@@ -53,7 +53,7 @@ export interface Device {
    * Sends a notification when those before it are through; `done` is called when the kernel is through with it, or the mount is gone.
    * Failures are of no interest: what is not cached need not be dropped.
    */
-  notify(message: Buffer, done?: () => void): void
+  notify(message: Buffer, done?: () => void, lane?: Lane): void
   /** Stops reading and closes the descriptor; as the last one that has it open it ends the connection. */
   close(): void
 }
@@ -62,8 +62,17 @@ export interface Device {
 const requestsPerTurnMax = 64
 /** Request buffers of 1 MiB that are kept for reuse; under a heavier load they are made anew. */
 const spareMax = 8
-/** Leaves threads of libuv's pool (4) to others when notifications wait for locks. */
-const notificationsMax = 2
+/**
+ * Notifications under way, by what they wait for: `locks` of directories and pages of files, which requests under way may hold for long, or pages of
+ * `listings`, for which such a request may be waiting. Leaves a thread of libuv's pool (4) to others.
+ */
+const laneMax = { locks: 2, listings: 1 } as const
+export type Lane = keyof typeof laneMax
+
+interface Notification {
+  readonly message: Buffer
+  readonly done: (() => void) | undefined
+}
 const mountPollMs = 2
 /** What reading gives after an abort, with ABORT_ERROR; it never reaches an application. */
 const econnaborted = 103
@@ -112,8 +121,10 @@ export const openDevice = (options: {
   const fd = options.descriptor ?? openDescriptor(kind)
 
   const spare: Message[] = []
-  const notifications: { message: Buffer; done: (() => void) | undefined }[] = []
-  let notifying = 0
+  const lanes = {
+    locks: { waiting: [] as Notification[], running: 0 },
+    listings: { waiting: [] as Notification[], running: 0 },
+  }
   let handlers: DeviceHandlers | undefined
   let watcher: object | undefined
   let retry: Timer | undefined
@@ -134,7 +145,7 @@ export const openDevice = (options: {
   }
 
   const closeDescriptor = (): void => {
-    if (state !== 'closed' || reading || notifying > 0 || descriptorClosed) return
+    if (state !== 'closed' || reading || lanes.locks.running + lanes.listings.running > 0 || descriptorClosed) return
     descriptorClosed = true
     closeSync(fd)
   }
@@ -143,7 +154,7 @@ export const openDevice = (options: {
     if (state !== 'open') return
     state = 'ended'
     unwatch()
-    for (const { done } of notifications.splice(0)) done?.()
+    for (const { waiting } of Object.values(lanes)) for (const { done } of waiting.splice(0)) done?.()
     handlers?.ended()
   }
 
@@ -239,20 +250,21 @@ export const openDevice = (options: {
     }
   }
 
-  const notifyNext = (): void => {
-    while (notifying < notificationsMax && notifications.length > 0 && isOpen()) {
-      const notification = notifications.shift()
+  const notifyNext = (name: Lane): void => {
+    const lane = lanes[name]
+    while (lane.running < laneMax[name] && isOpen()) {
+      const notification = lane.waiting.shift()
       if (notification === undefined) return
-      notifying++
+      lane.running++
       write(fd, notification.message, (error) => {
-        notifying--
+        lane.running--
         notification.done?.()
         // ENOENT: the kernel does not have it cached.
         if (error !== null && error.code !== 'ENOENT' && state === 'open') {
           log.warn('the kernel refused an invalidation', { cause: error })
         }
         closeDescriptor()
-        notifyNext()
+        notifyNext(name)
       })
     }
   }
@@ -270,10 +282,10 @@ export const openDevice = (options: {
       if (state !== 'open') return 'ended'
       return sentOf(native === undefined ? sendFs(head, headBytes, data) : -native.write(fd, head, headBytes, data))
     },
-    notify: (message, done) => {
+    notify: (message, done, lane = 'locks') => {
       if (state !== 'open') return done?.()
-      notifications.push({ message, done })
-      notifyNext()
+      lanes[lane].waiting.push({ message, done })
+      notifyNext(lane)
     },
     close: () => {
       if (state === 'closed') return

@@ -13,10 +13,9 @@
 import type { Clock } from '../src/platform/clock.ts'
 import type { Device } from './device.ts'
 import { attributesInvalidation, dataInvalidation } from './protocol.ts'
-import { askForLock } from './untaken-answers.ts'
 import type { UntakenAnswers } from './untaken-answers.ts'
 
-/** Whoever has a page of a listing has it for a moment. What else a notification may wait for is bounded as well (kernel-invalidations.ts). */
+/** Whoever has a page of a listing has it for a moment. */
 const dropMsMax = 4_000
 const all = { offset: 0n, length: -1n }
 
@@ -26,8 +25,6 @@ export class DoubtfulListings {
   readonly #listings: UntakenAnswers
   /** By node id; how often there was a reason. */
   readonly #doubts = new Map<bigint, number>()
-  /** Those whose lock was asked for. */
-  readonly #asked = new Set<bigint>()
 
   constructor(device: Pick<Device, 'send' | 'notify'>, clock: Clock, listings: UntakenAnswers) {
     this.#device = device
@@ -57,21 +54,16 @@ export class DoubtfulListings {
   async drop(directory: bigint): Promise<void> {
     const doubts = this.#doubts.get(directory)
     const isTaken = !this.#listings.isUntaken(directory)
-    if (!isTaken) this.#askForLock(directory)
+    // So that the doubt ends the next time although a reader has stopped in the middle. Not to be waited for: the asker may hold the lock.
+    if (!isTaken) this.#listings.askForLock(this.#device, directory)
     const isDropped = await new Promise<boolean>((resolve) => {
       const timer = this.#clock.after(dropMsMax, () => resolve(false))
-      this.#device.notify(dataInvalidation(directory, all), () => {
+      const done = (): void => {
         timer.cancel()
         resolve(true)
-      })
+      }
+      this.#device.notify(dataInvalidation(directory, all), done, 'listings')
     })
     if (isDropped && isTaken && this.#doubts.get(directory) === doubts) this.#doubts.delete(directory)
-  }
-
-  /** So that the doubt ends the next time although a reader has stopped in the middle. Nobody waits for it: the asker may hold the lock. */
-  #askForLock(directory: bigint): void {
-    if (this.#asked.has(directory)) return
-    this.#asked.add(directory)
-    askForLock(this.#device, this.#listings, directory, () => void this.#asked.delete(directory))
   }
 }

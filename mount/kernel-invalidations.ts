@@ -32,7 +32,6 @@ import type { Device } from './device.ts'
 import type { Dispatcher } from './dispatcher.ts'
 import type { DoubtfulListings } from './doubtful-listings.ts'
 import { attributesInvalidation, dataInvalidation, epochIncrement, epochMinor } from './protocol.ts'
-import { askForLock } from './untaken-answers.ts'
 import type { UntakenAnswers } from './untaken-answers.ts'
 
 const againMs = 1
@@ -75,7 +74,8 @@ export const kernelInvalidations = (options: KernelInvalidationsOptions): Invali
 
   const untilTaken = async (answers: UntakenAnswers, directory: bigint): Promise<void> => {
     const { last } = answers
-    const timer = clock.after(waitMsMax, askForLock(device, answers, directory))
+    const timer = clock.after(waitMsMax, () => answers.allTaken(directory, last))
+    answers.askForLock(device, directory)
     await answers.untilTaken(directory, last)
     timer.cancel()
   }

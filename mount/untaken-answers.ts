@@ -21,6 +21,8 @@ export class UntakenAnswers {
   readonly #answers = new Map<bigint, Answer>()
   /** By the node id of the directory, by key. */
   readonly #ofDirectory = new Map<bigint, Map<bigint, Answer>>()
+  /** Directories whose lock the kernel is asked to take, and the newest answer of which somebody wants to know. */
+  readonly #asked = new Map<bigint, number>()
   #last = 0
   #waiting: (() => void)[] = []
 
@@ -66,6 +68,27 @@ export class UntakenAnswers {
     return false
   }
 
+  /**
+   * Has the kernel take the lock of a directory, by an INVAL_ENTRY of any name: then it is through with all that it was told about it before, and
+   * that counts as taken over. Who is to answer a request that holds that lock must not wait for it.
+   */
+  askForLock(device: Pick<Device, 'notify'>, directory: bigint): void {
+    const isAsked = this.#asked.has(directory)
+    this.#asked.set(directory, this.#last)
+    if (isAsked) return
+    const ask = (): void => {
+      // What is told from now on may not have been taken over yet when the kernel is through with this.
+      const last = this.#last
+      device.notify(nameInvalidation(directory, anyName), () => {
+        this.allTaken(directory, last)
+        const wanted = this.#asked.get(directory)!
+        if (wanted > last && this.isUntaken(directory, wanted)) ask()
+        else this.#asked.delete(directory)
+      })
+    }
+    ask()
+  }
+
   async untilTaken(directory: bigint, through: number): Promise<void> {
     while (this.isUntaken(directory, through)) await new Promise<void>((resolve) => this.#waiting.push(resolve))
   }
@@ -87,25 +110,4 @@ export class UntakenAnswers {
 interface Answer {
   readonly directory: bigint
   readonly number: number
-}
-
-/**
- * Has the kernel take the lock of a directory, by an INVAL_ENTRY of any name: then it is through with all that it was told about it before. Who is to
- * answer a request that holds that lock must not wait for it. Gives what counts those answers as taken over, which happens by itself
- * when the kernel has got the lock.
- */
-export const askForLock = (
-  device: Pick<Device, 'notify'>,
-  answers: UntakenAnswers,
-  directory: bigint,
-  locked?: () => void,
-): (() => void) => {
-  // What is told from now on may not have been taken over yet when the kernel is through with this.
-  const { last } = answers
-  const taken = (): void => answers.allTaken(directory, last)
-  device.notify(nameInvalidation(directory, anyName), () => {
-    taken()
-    locked?.()
-  })
-  return taken
 }

@@ -116,7 +116,29 @@ t.test('names of a listing that the kernel has not read yet', async (t) => {
     t.strictSame(state.sent, [epoch, epoch], 'then what was')
     t.equal(listings.isUntaken(asIno(10n)), true, 'another directory')
     t.equal(clock.pending, 0)
+    for (const locked of state.notified.splice(0)) locked?.()
   }
+})
+
+t.test('the lock of a directory is asked for once, and again when something was told meanwhile', async (t) => {
+  const { state, listings, invalidations } = setUp()
+  let done = 0
+  const forget = (): Promise<number> => Promise.resolve(invalidations.forgetNames(ino)).then(() => done++)
+  listings.told(1n, ino)
+  const first = [forget(), forget()]
+  t.equal(state.notified.length, 1)
+  listings.told(2n, ino)
+  const second = forget()
+  t.equal(state.notified.length, 1)
+  state.notified.shift()?.()
+  await Promise.all(first)
+  t.equal(done, 2)
+  t.equal(listings.isUntaken(ino), true)
+  t.equal(state.notified.length, 1)
+  state.notified.shift()?.()
+  await second
+  t.equal(listings.isUntaken(ino), false)
+  t.equal(state.notified.length, 0)
 })
 
 t.test('a listing is in doubt until its pages are gone, and those that are on their way', async (t) => {
