@@ -14,8 +14,7 @@
  */
 import { isErrnoName, PosixError } from '../src/domain/errors.ts'
 import type { ErrnoName } from '../src/domain/errors.ts'
-import { NoSuchName } from '../src/client/file-system.ts'
-import { nothingValid } from '../src/client/front-end.ts'
+import { NoSuchName, nothingValid } from '../src/client/file-system.ts'
 import type { Entry, FileSystem, Handle, Opened, WriteOptions } from '../src/client/file-system.ts'
 import { isDots } from '../src/client/names.ts'
 import { isDirectory } from '../src/domain/mode.ts'

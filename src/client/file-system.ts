@@ -58,6 +58,8 @@ export interface Validity {
   attributesMs: number
 }
 
+export const nothingValid: Validity = { entryMs: 0, attributesMs: 0 }
+
 /** ENOENT for a name, and for how long that may be believed. */
 export class NoSuchName extends PosixError {
   readonly entryMs: number

@@ -9,7 +9,7 @@
  */
 import type { Ino } from '../domain/ids.ts'
 import type { Cached } from './cached.ts'
-import type { Invalidations, Validity } from './file-system.ts'
+import type { Invalidations } from './file-system.ts'
 import type { Leases } from './leases.ts'
 
 /** The front end starts to count when it gets to the answer: it may believe something for a little longer than it was told. */
@@ -17,8 +17,6 @@ const delayMsMax = 10_000
 
 /** After this time whoever asked has taken the answer over: a kernel does that when the process that asked runs again. */
 const takenMs = 1_000
-
-export const nothingValid: Validity = { entryMs: 0, attributesMs: 0 }
 
 export interface FrontEndOptions {
   leases: Leases
